@@ -1,0 +1,4 @@
+//! The only birthplace of an identity: a verified token.
+
+pub mod claims;
+pub mod keys;

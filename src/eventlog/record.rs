@@ -1,0 +1,57 @@
+//! One event as it is stored: a CloudEvent in the Kafka binding's binary mode, from an identity, never from a message.
+
+use crate::id::{Boot, DeviceKey, Epoch};
+
+/// The topics the gateway writes to, without their configured prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// `telemetry`: updates.
+    Telemetry,
+    /// `status`: health reports and presence.
+    Status,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 2] = [Self::Telemetry, Self::Status];
+
+    /// The name without prefix; also the metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Telemetry => "telemetry",
+            Self::Status => "status",
+        }
+    }
+
+    /// `ce_type` of the records the gateway writes for devices.
+    pub const fn event_type(self) -> &'static str {
+        match self {
+            Self::Telemetry => "tidegate.update.v1",
+            Self::Status => "tidegate.status.v1",
+        }
+    }
+}
+
+/// A record to append. Times are Unix milliseconds.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// Where to.
+    pub topic: Topic,
+    /// Whose: the record's key, and `ce_source`.
+    pub key: &'a DeviceKey,
+    /// The scope of `seq`.
+    pub boot: &'a Boot,
+    /// The device's number: `ce_id` is `<boot>:<seq>`; without one a fresh id (`<boot>:-<16 hex digits>`).
+    pub seq: Option<u64>,
+    /// The device's claim of when. `ce_time` where it lies within 30 days before and an hour after `received_ms`, else
+    /// `received_ms` is, with `tg_clock_suspect: true`.
+    pub timestamp_ms: Option<i64>,
+    /// When the gateway received it: `tg_received_at`.
+    pub received_ms: i64,
+    /// The connection's epoch: `tg_epoch`.
+    pub epoch: Epoch,
+    /// W3C trace context, handed through where the device's own is trusted.
+    pub traceparent: Option<&'a str>,
+    /// The JSON message.
+    pub value: &'a [u8],
+}

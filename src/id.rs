@@ -1,0 +1,167 @@
+//! Names that cannot be mistaken for one another, and none of which can be made from an unchecked string.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// Longest tenant, device or application id, in bytes (`^[A-Za-z0-9._-]{1,128}$`).
+pub const MAX_ID_BYTES: usize = 128;
+/// Longest `boot`, in bytes (`^[A-Za-z0-9_-]{1,64}$`).
+pub const MAX_BOOT_BYTES: usize = 64;
+/// Highest `seq`: 2^53 - 1, the largest integer every JSON library keeps exact.
+pub const MAX_SEQ: u64 = (1 << 53) - 1;
+
+/// Why a string is not an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// A tenant, device or application id does not match `^[A-Za-z0-9._-]{1,128}$`.
+    #[error("an id is 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Id,
+    /// A boot does not match `^[A-Za-z0-9_-]{1,64}$`.
+    #[error("a boot is 1 to 64 of A-Z a-z 0-9 _ -")]
+    Boot,
+}
+
+/// Whether `text` is a well-formed tenant, device or application id.
+pub fn is_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// One device (or application) of one tenant. Kept as the single string `<tenant>/<device>`, which is the key of its
+/// records in Kafka and of its row in the roster, so that a connection holds one allocation for all three.
+#[derive(Clone)]
+pub struct DeviceKey {
+    text: Arc<str>,
+    tenant_len: u8,
+}
+
+impl DeviceKey {
+    /// Checks both parts and joins them.
+    ///
+    /// # Errors
+    /// [`IdError::Id`] when either part is not an id.
+    pub fn new(tenant: &str, device: &str) -> Result<Self, IdError> {
+        if !is_id(tenant) || !is_id(device) {
+            return Err(IdError::Id);
+        }
+        let tenant_len = u8::try_from(tenant.len()).map_err(|_| IdError::Id)?;
+        Ok(Self { text: format!("{tenant}/{device}").into(), tenant_len })
+    }
+
+    /// `<tenant>/<device>`: the Kafka key.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &str {
+        self.text.get(..usize::from(self.tenant_len)).unwrap_or_default()
+    }
+
+    /// The device or application within its tenant.
+    pub fn device(&self) -> &str {
+        self.text.get(usize::from(self.tenant_len) + 1..).unwrap_or_default()
+    }
+}
+
+impl PartialEq for DeviceKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+impl Eq for DeviceKey {}
+impl Hash for DeviceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+impl fmt::Debug for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+impl fmt::Display for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The scope of a device's `seq`: drawn by the device at each of its boots, or the session's id where it gave none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Boot(Box<str>);
+
+impl Boot {
+    /// Checks a boot given by a device.
+    ///
+    /// # Errors
+    /// [`IdError::Boot`] when it does not match `^[A-Za-z0-9_-]{1,64}$`.
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        let fits = (1..=MAX_BOOT_BYTES).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        if fits { Ok(Self(text.into())) } else { Err(IdError::Boot) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<SessionId> for Boot {
+    fn from(session: SessionId) -> Self {
+        Self(session.to_string().into())
+    }
+}
+
+/// One connection's own name: 64 random bits, printed as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// Draws a new one.
+    pub fn draw() -> Self {
+        Self(fastrand::u64(..))
+    }
+
+    /// A given one, for tests that compare bytes.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A device's ownership epoch: grows with each connection of that device, and fences what an older one left behind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_its_parts() {
+        let key = DeviceKey::new("acme", "sensor-001").unwrap();
+        assert_eq!((key.tenant(), key.device(), key.as_str()), ("acme", "sensor-001", "acme/sensor-001"));
+    }
+
+    #[test]
+    fn what_could_be_mistaken_is_no_id() {
+        for bad in ["", "a/b", "a{b", "a:b", "a\0", "a\n", "ä", "а", &"x".repeat(129)] {
+            assert!(DeviceKey::new("t", bad).is_err(), "{bad:?}");
+            assert!(DeviceKey::new(bad, "d").is_err(), "{bad:?}");
+        }
+        assert!(DeviceKey::new(&"x".repeat(128), &"y".repeat(128)).is_ok());
+    }
+}

@@ -1,0 +1,29 @@
+//! Tidegate: a clustered WebSocket gateway for IoT devices in which an ack means stored.
+//!
+//! `docs/architecture.md` is the map: what each module is for, which way things flow and what always holds.
+//! `tests/architecture.rs` holds the table of tiers, so a module can only use what lies below it.
+
+pub mod id;
+pub mod limits;
+
+pub mod telemetry;
+
+pub mod protocol;
+
+pub mod auth;
+pub mod eventlog;
+pub mod mailbox;
+
+pub mod receipts;
+pub mod roster;
+pub mod session;
+pub mod socket;
+
+pub mod connection;
+
+pub mod api;
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod dev;

@@ -1,0 +1,256 @@
+//! What a device and the gateway say to each other, whatever the encoding.
+
+use std::borrow::Cow;
+
+/// A message from a device.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeviceMessage<'a> {
+    /// `update`, `<name>_update` or `status`: becomes a record.
+    Report(Report<'a>),
+    /// `ack`: about a command.
+    CommandAck(CommandAck<'a>),
+    /// `auth`: a fresh token for the same identity.
+    Auth {
+        /// The token.
+        token: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<Cow<'a, str>>,
+    },
+    /// `ping`: answered by `pong`.
+    Ping {
+        /// Comes back in the answer.
+        id: Option<Cow<'a, str>>,
+    },
+}
+
+/// Which topic a report goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReportKind {
+    /// `update` and `<name>_update`.
+    Update,
+    /// `status`.
+    Status,
+}
+
+/// A measurement, an event or a health report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report<'a> {
+    /// Where it goes.
+    pub kind: ReportKind,
+    /// The device's number for it, 1 to 2^53 - 1; without one it is never acked.
+    pub seq: Option<u64>,
+    /// The device's claim of when, Unix milliseconds.
+    pub timestamp_ms: Option<i64>,
+    /// What the message says its device is; refused when it is not the token's.
+    pub device_id: Option<Cow<'a, str>>,
+    /// What the message says its tenant is; refused when it is not the token's.
+    pub tenant: Option<Cow<'a, str>>,
+    /// W3C trace context.
+    pub traceparent: Option<Cow<'a, str>>,
+    /// The message's JSON form: the record's value. From a JSON device these are its own bytes.
+    pub json: Cow<'a, [u8]>,
+}
+
+/// What a device says about a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandAck<'a> {
+    /// The command.
+    pub id: Cow<'a, str>,
+    /// How far it is; `succeeded` where the device said nothing.
+    pub status: CommandStatus,
+    /// The result's JSON form.
+    pub result: Option<Cow<'a, [u8]>>,
+    /// The device's words.
+    pub message: Option<Cow<'a, str>>,
+}
+
+/// How far a command is, by the device's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommandStatus {
+    /// The device has it.
+    Received,
+    /// The device is at it.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Tried and failed.
+    Failed,
+    /// Will not be tried.
+    Rejected,
+}
+
+/// A message the gateway will never take. What can be read of the message's `seq` and `id` goes back with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub code: RefusalCode,
+    /// Why, for the person who debugs the device. Names the field; never repeats the payload.
+    pub message: Cow<'static, str>,
+    /// The refused message's number, where it could be read.
+    pub seq: Option<u64>,
+    /// The refused message's id, where it could be read.
+    pub id: Option<String>,
+}
+
+/// Why a message was refused: a closed set, also a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    /// Not a message of this protocol.
+    Malformed,
+    /// A `type` nobody knows.
+    UnknownType,
+    /// Larger than the limit, as received or in its JSON form, or larger than the log takes.
+    TooLarge,
+    /// More messages in a batch than the limit.
+    TooMany,
+    /// Names another device or tenant, or the token's scope does not allow it.
+    Forbidden,
+    /// Asked for too often.
+    Rate,
+    /// `auth` with a token that is not valid, or not for this identity.
+    InvalidToken,
+}
+
+impl RefusalCode {
+    /// Every code.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::UnknownType,
+        Self::TooLarge,
+        Self::TooMany,
+        Self::Forbidden,
+        Self::Rate,
+        Self::InvalidToken,
+    ];
+
+    /// The code on the wire and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownType => "unknown_type",
+            Self::TooLarge => "too_large",
+            Self::TooMany => "too_many",
+            Self::Forbidden => "forbidden",
+            Self::Rate => "rate",
+            Self::InvalidToken => "invalid_token",
+        }
+    }
+}
+
+/// Why devices are asked to hold their updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PauseReason {
+    /// The log is not taking records.
+    Log,
+    /// The device sends more than its rate.
+    Rate,
+}
+
+impl PauseReason {
+    /// The reason on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Rate => "rate",
+        }
+    }
+}
+
+/// A message to a device. Times are Unix milliseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GatewayMessage<'a> {
+    /// Always first, under 512 bytes.
+    Welcome(Welcome<'a>),
+    /// Cumulative: everything received with a `seq` up to this one is stored, or was refused earlier.
+    Ack {
+        /// The highest settled number.
+        seq: u64,
+    },
+    /// The answer to `auth`.
+    AuthAck {
+        /// The id of the `auth`, where it had one.
+        id: Option<Cow<'a, str>>,
+        /// When the new token expires.
+        expires_at: i64,
+    },
+    /// This message will never be taken.
+    Refused {
+        /// Its number, where it had one.
+        seq: Option<u64>,
+        /// Its id, where it had one.
+        id: Option<Cow<'a, str>>,
+        /// Why.
+        code: RefusalCode,
+        /// Why, in words.
+        message: Cow<'a, str>,
+    },
+    /// Hold updates.
+    Pause {
+        /// Why.
+        reason: PauseReason,
+        /// When it is likely to be over, where that is known.
+        retry_after_ms: Option<u64>,
+    },
+    /// Send on.
+    Resume {
+        /// What is over.
+        reason: PauseReason,
+    },
+    /// The token is about to expire.
+    AuthDue {
+        /// When.
+        token_expires_at: i64,
+    },
+    /// Connect elsewhere; this socket works until the deadline.
+    Goaway {
+        /// A close code's reason: `restart`, `moved`, ….
+        reason: &'a str,
+        /// When to connect, from now.
+        retry_after_ms: u64,
+        /// When this socket ends, from now.
+        deadline_ms: u64,
+    },
+    /// About the connection as a whole; a close follows.
+    Error {
+        /// A close code's reason.
+        code: &'a str,
+        /// In words.
+        message: Cow<'a, str>,
+        /// When to connect again, from now.
+        retry_after_ms: Option<u64>,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// The id of the `ping`, where it had one.
+        id: Option<Cow<'a, str>>,
+        /// The gateway's time.
+        server_time: i64,
+    },
+}
+
+/// The first message on every connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Welcome<'a> {
+    /// A greeting for people.
+    pub message: &'a str,
+    /// The identity the token gave.
+    pub device_id: &'a str,
+    /// This connection's own name.
+    pub session: &'a str,
+    /// The ownership epoch.
+    pub epoch: u64,
+    /// The gateway pings this often.
+    pub heartbeat_s: u64,
+    /// The largest message taken.
+    pub max_message_bytes: u64,
+    /// How many updates may be unacked before reading stops.
+    pub window: u64,
+    /// The gateway's clock, Unix milliseconds.
+    pub server_time: i64,
+    /// When the token expires, Unix milliseconds; absent where there is no token.
+    pub token_expires_at: Option<i64>,
+    /// This boot's last ack, where it is known.
+    pub resume_after: Option<u64>,
+    /// `false` while the directory is away and this connection is provisional.
+    pub registered: Option<bool>,
+}
