@@ -1,1 +1,260 @@
-//! (to come)
+//! What the rest of the node may leave for one connection, and the one way to wake it.
+//!
+//! A mailbox is shared by the connection, the roster and the receipts; it is a few words while nothing is in it, and
+//! everything in it is bounded: a bit for each record of the window, a bit for each signal, and a short queue of letters.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+use crate::protocol::close::CloseReason;
+
+/// Most letters that wait for one connection.
+pub const LETTERS: usize = 16;
+
+/// Records of one connection that can be outstanding: the bits of a word.
+pub const WINDOW: usize = 64;
+
+/// Something the node tells every connection, or asks of one; told twice is the same as told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Signal {
+    /// The event log began or ceased to take records: look at the node's flow.
+    Flow = 1,
+    /// A moment the connection asked for has come, or is worth looking at.
+    Tick = 2,
+    /// Signing keys were withdrawn: look at yours.
+    Keys = 4,
+    /// The node is stopping: read no more, settle what is outstanding, close.
+    Stop = 8,
+}
+
+/// A set of [`Signal`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signals(u32);
+
+impl Signals {
+    /// Whether `signal` is among them.
+    pub const fn has(self, signal: Signal) -> bool {
+        self.0 & signal as u32 != 0
+    }
+}
+
+/// Something for one connection alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Letter {
+    /// End, for this reason.
+    Close(CloseReason),
+}
+
+/// Why a letter was not taken. The two go to different places: one is retried or counted, the other is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// [`LETTERS`] wait already.
+    #[error("the connection's mailbox is full")]
+    Full,
+    /// The connection has ended.
+    #[error("the connection is gone")]
+    Gone,
+}
+
+/// Records that ended since the connection last looked, as bits by their number modulo [`WINDOW`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// All that ended.
+    pub ended: u64,
+    /// Those among them that the log refused.
+    pub refused: u64,
+}
+
+#[derive(Debug, Default)]
+enum Queue {
+    #[default]
+    Empty,
+    Some(Box<VecDeque<Letter>>),
+    Closed,
+}
+
+/// One connection's mailbox.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    ended: AtomicU64,
+    refused: AtomicU64,
+    signals: AtomicU32,
+    /// The node's tick at which the connection wants [`Signal::Tick`]; `u32::MAX` for never.
+    due: AtomicU32,
+    /// Records appended and not settled. Outlives the connection, as the log does not forget them.
+    outstanding: AtomicU32,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+impl Mailbox {
+    /// Remembers whom to wake. To be called before looking at what is here, at each turn.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Wakes the connection.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Leaves a signal and wakes the connection.
+    pub fn signal(&self, signal: Signal) {
+        self.signals.fetch_or(signal as u32, Ordering::Release);
+        self.wake();
+    }
+
+    /// Takes the signals.
+    pub fn take_signals(&self) -> Signals {
+        if self.signals.load(Ordering::Relaxed) == 0 {
+            return Signals(0);
+        }
+        Signals(self.signals.swap(0, Ordering::Acquire))
+    }
+
+    /// Leaves a letter and wakes the connection.
+    ///
+    /// # Errors
+    /// [`PostError`].
+    pub fn post(&self, letter: Letter) -> Result<(), PostError> {
+        {
+            let mut queue = lock(&self.queue);
+            match &mut *queue {
+                Queue::Closed => return Err(PostError::Gone),
+                Queue::Empty => *queue = Queue::Some(Box::new(VecDeque::from([letter]))),
+                Queue::Some(letters) if letters.len() >= LETTERS => return Err(PostError::Full),
+                Queue::Some(letters) => letters.push_back(letter),
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Takes the oldest letter; the queue's memory goes with the last.
+    pub fn take_letter(&self) -> Option<Letter> {
+        let mut queue = lock(&self.queue);
+        let Queue::Some(letters) = &mut *queue else { return None };
+        let letter = letters.pop_front();
+        if letters.is_empty() {
+            *queue = Queue::Empty;
+        }
+        letter
+    }
+
+    /// Takes no more letters: the connection has ended.
+    pub fn close(&self) {
+        *lock(&self.queue) = Queue::Closed;
+    }
+
+    /// Says at which tick the connection wants to be woken.
+    pub fn set_due(&self, tick: u32) {
+        self.due.store(tick, Ordering::Relaxed);
+    }
+
+    /// Wakes the connection if its moment has come.
+    pub fn tick(&self, now: u32) {
+        if self.due.load(Ordering::Relaxed) <= now {
+            self.due.store(u32::MAX, Ordering::Relaxed);
+            self.signal(Signal::Tick);
+        }
+    }
+
+    /// Counts a record that is about to be appended.
+    pub fn appended(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes back [`Mailbox::appended`], where the log did not take the record.
+    pub fn not_appended(&self) {
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Records appended and not settled.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Notes the end of the record with number `index` (modulo [`WINDOW`]). Does not wake. Returns whether it was the
+    /// last outstanding one.
+    pub fn settle(&self, index: u8, refused: bool) -> bool {
+        let bit = 1u64 << (u32::from(index) % WINDOW as u32);
+        if refused {
+            self.refused.fetch_or(bit, Ordering::Relaxed);
+        }
+        self.ended.fetch_or(bit, Ordering::Release);
+        self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Takes what was settled.
+    pub fn take_settled(&self) -> Settled {
+        if self.ended.load(Ordering::Relaxed) == 0 {
+            return Settled::default();
+        }
+        let ended = self.ended.swap(0, Ordering::Acquire);
+        // A record's refusal is written before its end, so what is seen ended has its refusal seen; a refusal whose end
+        // is not yet seen stays for the next time.
+        let refused = self.refused.load(Ordering::Relaxed) & ended;
+        if refused != 0 {
+            self.refused.fetch_and(!refused, Ordering::Relaxed);
+        }
+        Settled { ended, refused }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_is_not_gone() {
+        let mailbox = Mailbox::default();
+        for _ in 0..LETTERS {
+            mailbox.post(Letter::Close(CloseReason::Blocked)).unwrap();
+        }
+        assert_eq!(mailbox.post(Letter::Close(CloseReason::Blocked)), Err(PostError::Full));
+        mailbox.close();
+        assert_eq!(mailbox.post(Letter::Close(CloseReason::Blocked)), Err(PostError::Gone));
+    }
+
+    #[test]
+    fn what_was_settled_is_taken_once() {
+        let mailbox = Mailbox::default();
+        for _ in 0..3 {
+            mailbox.appended();
+        }
+        assert!(!mailbox.settle(1, false));
+        assert!(!mailbox.settle(63, true));
+        assert_eq!(mailbox.take_settled(), Settled { ended: 1 << 1 | 1 << 63, refused: 1 << 63 });
+        assert_eq!(mailbox.take_settled(), Settled::default());
+        assert!(mailbox.settle(0, false));
+        assert_eq!(mailbox.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_tick_comes_once_and_not_before_it_is_due() {
+        let mailbox = Mailbox::default();
+        mailbox.set_due(7);
+        mailbox.tick(6);
+        assert!(!mailbox.take_signals().has(Signal::Tick));
+        mailbox.tick(7);
+        assert!(mailbox.take_signals().has(Signal::Tick));
+        mailbox.tick(8);
+        assert!(!mailbox.take_signals().has(Signal::Tick));
+    }
+
+    #[test]
+    fn an_empty_mailbox_is_small() {
+        assert!(size_of::<Mailbox>() <= 80, "{}", size_of::<Mailbox>());
+    }
+}
