@@ -107,7 +107,7 @@ fn device_messages() -> Vec<(&'static str, ClientMessage)> {
     vec![
         (
             "update",
-            ClientMessage::update(json!({"t": 23.5, "n": null}))
+            ClientMessage::update(json!({"n": null, "t": 23.5}))
                 .seq(5)
                 .name("climate")
                 .timestamp(1_748_522_700_000)

@@ -5,10 +5,11 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Encoding;
 use super::cbor::{self, Major};
+use super::fields::Field;
 use super::message::CommandStatus;
 use super::protobuf::{self, wire};
+use super::{Encoding, json};
 
 /// A message from a device, made field by field.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -118,8 +119,8 @@ impl ClientMessage {
     /// Appends the payload of a frame with this one message.
     pub fn encode(&self, encoding: Encoding, out: &mut Vec<u8>) {
         match encoding {
-            Encoding::Json => write_json(&self.to_value(), out),
-            Encoding::Cbor => write_cbor(&self.to_value(), out),
+            Encoding::Json => self.write_json(out),
+            Encoding::Cbor => self.write_cbor(out),
             Encoding::Protobuf => protobuf::write_framed(&self.to_wire().encode_to_vec(), out),
         }
     }
@@ -145,9 +146,33 @@ impl ClientMessage {
         }
     }
 
-    fn to_value(&self) -> Value {
+    /// The fields that are set, in the order of the table.
+    fn members(&self) -> Vec<(&'static str, Value)> {
         // Strings, integers and JSON values: there is no way for this to fail.
-        serde_json::to_value(self).unwrap_or_default()
+        let mut object = serde_json::to_value(self).unwrap_or_default();
+        let take = |field: &Field| Some((field.name(), object.get_mut(field.name())?.take()));
+        Field::ALL.iter().filter_map(take).collect()
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut separator = b'{';
+        for (key, value) in self.members() {
+            out.push(separator);
+            separator = b',';
+            json::write_text(key, out);
+            out.push(b':');
+            out.extend_from_slice(value.to_string().as_bytes());
+        }
+        out.push(b'}');
+    }
+
+    fn write_cbor(&self, out: &mut Vec<u8>) {
+        let members = self.members();
+        cbor::write_head(Major::Map, members.len() as u64, out);
+        for (key, value) in &members {
+            cbor::write_string(key, out);
+            write_cbor(value, out);
+        }
     }
 
     fn to_wire(&self) -> wire::Message {
@@ -167,10 +192,6 @@ impl ClientMessage {
             ..wire::Message::default()
         }
     }
-}
-
-fn write_json(value: &Value, out: &mut Vec<u8>) {
-    out.extend_from_slice(value.to_string().as_bytes());
 }
 
 fn write_cbor(value: &Value, out: &mut Vec<u8>) {
