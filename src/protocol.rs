@@ -2,7 +2,9 @@
 //! close codes. Pure: bytes in, values out.
 
 pub mod cbor;
+pub mod client;
 pub mod close;
+pub mod fields;
 pub mod json;
 pub mod message;
 pub mod protobuf;

@@ -79,6 +79,51 @@ pub enum CommandStatus {
     Rejected,
 }
 
+impl CommandStatus {
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Received, Self::Running, Self::Succeeded, Self::Failed, Self::Rejected];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl DeviceMessage<'_> {
+    /// The same message, borrowing nothing.
+    pub fn into_owned(self) -> DeviceMessage<'static> {
+        match self {
+            Self::Report(report) => DeviceMessage::Report(Report {
+                kind: report.kind,
+                seq: report.seq,
+                timestamp_ms: report.timestamp_ms,
+                device_id: report.device_id.map(own),
+                tenant: report.tenant.map(own),
+                traceparent: report.traceparent.map(own),
+                json: Cow::Owned(report.json.into_owned()),
+            }),
+            Self::CommandAck(ack) => DeviceMessage::CommandAck(CommandAck {
+                id: own(ack.id),
+                status: ack.status,
+                result: ack.result.map(|result| Cow::Owned(result.into_owned())),
+                message: ack.message.map(own),
+            }),
+            Self::Auth { token, id } => DeviceMessage::Auth { token: own(token), id: id.map(own) },
+            Self::Ping { id } => DeviceMessage::Ping { id: id.map(own) },
+        }
+    }
+}
+
+fn own(text: Cow<'_, str>) -> Cow<'static, str> {
+    Cow::Owned(text.into_owned())
+}
+
 /// A message the gateway will never take. What can be read of the message's `seq` and `id` goes back with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
