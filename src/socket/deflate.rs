@@ -13,6 +13,10 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// ... and, after it, an empty last block: where it is not read as one, the message was cut off.
 const END: [u8; 6] = [0, 0, 0xff, 0xff, 0x03, 0x00];
 
+/// Deflate streams that may follow each other in one message. Clients write one, at most one for each fragment; each
+/// costs a reset of the inflater, so two bytes must not buy one without end.
+const STREAMS: usize = 128;
+
 const MIN_WINDOW_BITS: u8 = 9;
 const MAX_WINDOW_BITS: u8 = 15;
 
@@ -181,11 +185,16 @@ pub fn inflate(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Viol
         let inflater = inflater.get_or_insert_with(|| Decompress::new(false));
         inflater.reset(false);
         let mut rest = input;
+        let mut streams = 1;
         // A stream may end inside the message (RFC 7692, section 7.2.3.5); another then begins.
         while inflate_some(inflater, &mut rest, limit, out)? {
             inflater.reset(false);
+            streams += 1;
             if rest.is_empty() {
                 return Ok(());
+            }
+            if streams > STREAMS {
+                return Err(BAD_DATA);
             }
         }
         let mut end = &END[..];

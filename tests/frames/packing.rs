@@ -212,6 +212,9 @@ fn what_is_no_deflate_stream_is_refused() {
         violates("cut off", &PACKED, &frame(FIN | RSV1 | TEXT, &whole[..end]), 1007);
     }
     violates("text not UTF-8", &PACKED, &frame(FIN | RSV1 | TEXT, &packed(&[0xff; 300])), 1007);
+    // Streams that end at once: 128 are taken.
+    assert_eq!(read(&PACKED, &frame(FIN | RSV1 | TEXT, &[3, 0].repeat(128))), [Got::Message(true, vec![])]);
+    violates("streams without end", &PACKED, &frame(FIN | RSV1 | TEXT, &[3, 0].repeat(129)), 1007);
     // What went wrong leaves nothing behind in the thread's inflater.
     assert_eq!(read(&PACKED, &frame(FIN | RSV1 | TEXT, &whole)), [Got::Message(true, json(50))]);
 }
