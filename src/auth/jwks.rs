@@ -28,7 +28,7 @@ const FILE_POLL: Duration = Duration::from_secs(2);
 const URL_POLL: Duration = Duration::from_secs(1);
 
 enum Source {
-    Url(Fetcher),
+    Url(Box<Fetcher>),
     File(PathBuf),
     Inline,
 }
@@ -56,7 +56,7 @@ impl Issuer {
         let source = if config.jwks.trim_start().starts_with('{') {
             Source::Inline
         } else if config.jwks.contains("://") {
-            Source::Url(Fetcher::new(&config.jwks)?)
+            Source::Url(Box::new(Fetcher::new(&config.jwks)?))
         } else {
             Source::File(PathBuf::from(&config.jwks))
         };
@@ -128,11 +128,13 @@ impl Issuer {
         let mut pace = self.pace.lock().await;
         if pace.may_start(reason, Instant::now(), self.has_keys()) {
             match self.read_again().await {
-                Ok(()) => pace.ended(true),
+                Ok(()) if pace.ended(true) => tracing::info!(issuer = %self.name, "the JWKS can be read again"),
+                Ok(()) => {}
                 Err(problem) => {
-                    pace.ended(false);
                     self.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(issuer = %self.name, problem, "the JWKS could not be read: the last keys stay");
+                    if !pace.ended(false) {
+                        tracing::warn!(issuer = %self.name, problem, "the JWKS cannot be read: the last keys stay");
+                    }
                 }
             }
         }
@@ -157,9 +159,12 @@ impl Issuer {
 
     /// Puts a set that was read in the place of the former one. Returns how many keys it has.
     fn take(&self, text: &[u8]) -> Result<usize, serde_json::Error> {
+        let former = self.keys.load_full();
+        if let Some(same) = former.as_ref().filter(|former| former.is_of(text)) {
+            return Ok(same.len());
+        }
         let mut keys = KeySet::parse(text, &self.name, &self.config.algorithms)?;
         let count = keys.len();
-        let former = self.keys.load_full();
         let revoked = former.as_ref().is_some_and(|former| keys.succeed(former));
         if keys.is_empty() {
             tracing::error!(issuer = %self.name, "the JWKS has no usable key: no token of this issuer is accepted");

@@ -82,7 +82,11 @@ impl fmt::Debug for KeyRef {
 
 /// The usable keys of one issuer.
 #[derive(Debug)]
-pub(super) struct KeySet(Vec<KeyRef>);
+pub(super) struct KeySet {
+    keys: Vec<KeyRef>,
+    /// SHA-256 of the text they were read from.
+    text: Vec<u8>,
+}
 
 impl KeySet {
     /// Reads a set. A key that is of no use here is skipped with a log line; a text that is no set is an error.
@@ -99,27 +103,32 @@ impl KeySet {
                 Err(reason) => tracing::warn!(issuer = %issuer, at, reason, "key of a JWKS skipped"),
             }
         }
-        Ok(Self(keys))
+        Ok(Self { keys, text: digest(&SHA256, text).as_ref().to_vec() })
+    }
+
+    /// Whether these are the keys of exactly this text.
+    pub(super) fn is_of(&self, text: &[u8]) -> bool {
+        self.text == digest(&SHA256, text).as_ref()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Takes over the handles of keys that were in the former set, so that tokens verified with them stay verified, and
     /// marks the former keys that are gone. True when there are such.
     pub(super) fn succeed(&mut self, former: &Self) -> bool {
-        for key in &mut self.0 {
-            if let Some(same) = former.0.iter().find(|old| old.is_same_as(key) && !old.is_revoked()) {
+        for key in &mut self.keys {
+            if let Some(same) = former.keys.iter().find(|old| old.is_same_as(key) && !old.is_revoked()) {
                 *key = same.clone();
             }
         }
         let mut any = false;
-        for old in former.0.iter().filter(|old| !self.0.iter().any(|key| Arc::ptr_eq(&key.0, &old.0))) {
+        for old in former.keys.iter().filter(|old| !self.keys.iter().any(|key| Arc::ptr_eq(&key.0, &old.0))) {
             old.0.revoked.store(true, Ordering::Release);
             tracing::info!(
                 issuer = old.issuer(),
@@ -137,7 +146,7 @@ impl KeySet {
     /// [`Why::UnknownKey`] when there is none, [`Why::KeyId`] when it could be several and the token does not say.
     pub(super) fn candidates(&self, kid: Option<&str>, algorithm: TokenAlgorithm) -> Result<Vec<KeyRef>, Why> {
         let fits = |key: &&KeyRef| key.0.algorithm == algorithm && (kid.is_none() || key.kid() == kid);
-        let found: Vec<_> = self.0.iter().filter(fits).cloned().collect();
+        let found: Vec<_> = self.keys.iter().filter(fits).cloned().collect();
         match found.len() {
             0 => Err(Why::UnknownKey),
             1 => Ok(found),

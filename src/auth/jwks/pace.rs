@@ -48,9 +48,9 @@ impl Pace {
         due
     }
 
-    /// How the reading ended.
-    pub(super) fn ended(&mut self, well: bool) {
-        self.failed = !well;
+    /// How the reading ended. Returns whether the one before it failed.
+    pub(super) fn ended(&mut self, well: bool) -> bool {
+        std::mem::replace(&mut self.failed, !well)
     }
 
     /// Where the last reading failed: the seconds until the next.
