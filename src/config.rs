@@ -289,7 +289,9 @@ impl PublicConfig {
             _ => {}
         }
         for (key, path) in [("tls_cert", &self.tls_cert), ("tls_key", &self.tls_key), ("client_ca", &self.client_ca)] {
-            if has(path) && let Err(error) = std::fs::File::open(path) {
+            if has(path)
+                && let Err(error) = std::fs::File::open(path)
+            {
                 add(key, format!("`{}` cannot be read: {error}", path.display()));
             }
         }

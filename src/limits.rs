@@ -199,11 +199,7 @@ impl Limits {
             "window_bytes",
             format!("is below `limits.message_bytes` ({}): such a message could never be taken", self.message_bytes),
         );
-        check(
-            self.message_bytes <= 16 * MIB,
-            "message_bytes",
-            "is above 16 MiB: that is a file, not a message".into(),
-        );
+        check(self.message_bytes <= 16 * MIB, "message_bytes", "is above 16 MiB: that is a file, not a message".into());
         check(
             self.tenant_budget_bytes <= self.node_budget_bytes,
             "tenant_budget_bytes",
