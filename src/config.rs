@@ -1,1 +1,308 @@
-//! (to come)
+//! The configuration of a node: a TOML file, then the environment over it, every mistake named at once.
+//!
+//! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
+//! the value. The sections `peer` and `redis` come with the cluster and are not known before they do something.
+
+mod describe;
+mod sources;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use describe::{default_toml, effective_toml, json_schema};
+
+use crate::auth::AuthConfig;
+use crate::eventlog::kafka::KafkaConfig;
+use crate::limits::Limits;
+
+/// Everything a node can be told.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This node among others.
+    pub node: NodeConfig,
+    /// The port that devices and applications connect to.
+    pub public: PublicConfig,
+    /// The HTTP API.
+    pub api: ApiConfig,
+    /// Health and metrics, for the platform only.
+    pub internal: InternalConfig,
+    /// Whose tokens are accepted. Several issuers are listed as `[[auth.issuers]]`.
+    pub auth: AuthConfig,
+    /// Where updates are stored.
+    pub kafka: KafkaConfig,
+    /// Every bound of the node.
+    pub limits: Limits,
+    /// How a node that leaves lets its connections go.
+    pub drain: DrainConfig,
+    /// Logs, and later traces.
+    pub telemetry: TelemetryConfig,
+}
+
+/// The section `node`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node's name in logs, probes and presence. Empty: the host's name.
+    pub name: String,
+    /// How long a starting node tries to reach what it needs, in seconds, before it gives up with exit code 69.
+    pub start_timeout_s: u64,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { name: String::new(), start_timeout_s: 30 }
+    }
+}
+
+impl NodeConfig {
+    /// The configured name, else the host's, else `tidegate`.
+    pub fn effective_name(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        let from_env = std::env::var("HOSTNAME").ok();
+        let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = from_env.filter(|name| !name.is_empty()).or_else(from_kernel);
+        name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "tidegate".into())
+    }
+}
+
+/// The section `public`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublicConfig {
+    /// Address and port.
+    pub listen: String,
+    /// The certificate chain, a PEM file; read again when it changes.
+    pub tls_cert: PathBuf,
+    /// The certificate's key, a PEM file; read again when it changes.
+    pub tls_key: PathBuf,
+    /// The largest TLS record sent, in bytes (512 to 16384): small devices cannot buffer large ones.
+    pub tls_record_bytes: usize,
+    /// The authorities of device certificates, a PEM file. Empty: no client certificate is asked for.
+    pub client_ca: PathBuf,
+    /// Serve without TLS, because something in front of the node terminates it.
+    pub plaintext: bool,
+    /// Each connection begins with a PROXY protocol header (v1 or v2), and one without is closed.
+    pub proxy_protocol: bool,
+    /// Networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
+    /// Origins of browser applications, exactly as browsers send them (`https://app.example.com`). Empty: any.
+    pub allowed_origins: Vec<String>,
+    /// Host names served; others are answered 421. Empty: any.
+    pub hosts: Vec<String>,
+}
+
+impl Default for PublicConfig {
+    fn default() -> Self {
+        Self {
+            listen: "0.0.0.0:8443".into(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_record_bytes: 4_096,
+            client_ca: PathBuf::new(),
+            plaintext: false,
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+            allowed_origins: Vec::new(),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// The section `api`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Address and port. Empty: on the public port.
+    pub listen: String,
+}
+
+/// The section `internal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct InternalConfig {
+    /// Address and port of `/livez`, `/readyz` and `/metrics`.
+    pub listen: String,
+}
+
+impl Default for InternalConfig {
+    fn default() -> Self {
+        Self { listen: "0.0.0.0:9090".into() }
+    }
+}
+
+/// The section `drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainConfig {
+    /// How long a node that became unready still accepts, in seconds: load balancers notice late.
+    pub propagation_s: u64,
+    /// Connections told to leave per second; more where the budget would not do.
+    pub rate_per_s: u32,
+    /// How long the whole drain may take, in seconds.
+    pub budget_s: u64,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { propagation_s: 10, rate_per_s: 200, budget_s: 240 }
+    }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The section `telemetry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// What is logged: a level, or `target=level` joined by commas.
+    pub log: String,
+    /// How log lines are written: `json` or `text`.
+    pub log_format: LogFormat,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log: "info".into(), log_format: LogFormat::Json }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// `section.key`, or the file's name where it cannot be read at all.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub text: String,
+    /// `file:line`, an environment variable, or that it is the default.
+    pub source: String,
+}
+
+/// Everything that is wrong with a configuration: exit code 78.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.mistakes.len();
+        writeln!(f, "the configuration has {count} mistake{}:", if count == 1 { "" } else { "s" })?;
+        self.mistakes.iter().try_for_each(|m| writeln!(f, "  {}: {} ({})", m.key, m.text, m.source))
+    }
+}
+
+/// Reads a configuration for a node that is to serve: the file, then `env` (variables that are not `TIDEGATE_…` are
+/// passed over), then the checks that need more than one key.
+///
+/// # Errors
+/// [`ConfigError`] with every mistake found.
+pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let mut read = sources::read(file, env);
+    for (key, text) in read.config.problems() {
+        // One complaint a key: where a value could not even be read the default stands in its place.
+        if read.mistakes.iter().all(|mistake| mistake.key != key) {
+            let source = read.sources.get(&key).cloned().unwrap_or_else(|| "not set, so the default counts".into());
+            read.mistakes.push(Mistake { key, text, source });
+        }
+    }
+    if read.mistakes.is_empty() { Ok(read.config) } else { Err(ConfigError { mistakes: read.mistakes }) }
+}
+
+impl Config {
+    /// What a node could not serve with: key and reason.
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = self.public.problems();
+        let mut add = |key: &str, text: &str| problems.push((key.into(), text.into()));
+        if !is_address(&self.internal.listen) {
+            add("internal.listen", "is no address and port, as 0.0.0.0:9090 is");
+        }
+        if !self.api.listen.is_empty() && !is_address(&self.api.listen) {
+            add("api.listen", "is no address and port; empty means on the public port");
+        }
+        if self.node.start_timeout_s == 0 {
+            add("node.start_timeout_s", "must be at least 1");
+        }
+        if self.drain.rate_per_s == 0 {
+            add("drain.rate_per_s", "must be at least 1, or nobody ever leaves");
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
+            add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
+        }
+        if self.is_empty("/kafka/brokers") {
+            add("kafka.brokers", "is empty: name at least one broker, as host:port");
+        }
+        if self.is_empty("/auth/jwks") && self.is_empty("/auth/issuers") {
+            add("auth.jwks", "is empty: give the JWKS' URL or file (`tidegate keys new` makes one)");
+        }
+        problems.extend(self.limits.problems().into_iter().map(|(key, text)| (format!("limits.{key}"), text)));
+        problems
+    }
+
+    /// Whether the value at a JSON pointer is an empty text or list: sections of other modules are asked by name, so
+    /// that this one need not know their types.
+    fn is_empty(&self, pointer: &str) -> bool {
+        let json = serde_json::to_value(self).unwrap_or_default();
+        match json.pointer(pointer) {
+            Some(serde_json::Value::String(text)) => text.is_empty(),
+            Some(serde_json::Value::Array(items)) => items.is_empty(),
+            Some(serde_json::Value::Null) | None => true,
+            Some(_) => false,
+        }
+    }
+}
+
+impl PublicConfig {
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |key: &str, text: String| problems.push((format!("public.{key}"), text));
+        if !is_address(&self.listen) {
+            add("listen", format!("`{}` is no address and port, as 0.0.0.0:8443 is", self.listen));
+        }
+        let has = |path: &Path| !path.as_os_str().is_empty();
+        match (has(&self.tls_cert), has(&self.tls_key)) {
+            (true, true) if self.plaintext => {
+                add("plaintext", "contradicts `public.tls_cert`: take one of them away".into());
+            }
+            (false, false) if !self.plaintext => add(
+                "tls_cert",
+                "is missing: set `public.tls_cert` and `public.tls_key`, or `public.plaintext = true` where something \
+                 in front of the node terminates TLS"
+                    .into(),
+            ),
+            (true, false) => add("tls_key", "is missing: `public.tls_cert` needs its key".into()),
+            (false, true) => add("tls_cert", "is missing: `public.tls_key` needs its certificate".into()),
+            _ => {}
+        }
+        for (key, path) in [("tls_cert", &self.tls_cert), ("tls_key", &self.tls_key), ("client_ca", &self.client_ca)] {
+            if has(path)
+                && let Err(error) = std::fs::File::open(path)
+            {
+                add(key, format!("`{}` cannot be read: {error}", path.display()));
+            }
+        }
+        if !(512..=16_384).contains(&self.tls_record_bytes) {
+            add("tls_record_bytes", format!("{} is not within 512 and 16384", self.tls_record_bytes));
+        }
+        problems
+    }
+}
+
+/// Whether a text is what a listener can bind: `address:port`, the address literal.
+fn is_address(text: &str) -> bool {
+    text.parse::<std::net::SocketAddr>().is_ok()
+}

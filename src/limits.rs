@@ -104,3 +104,189 @@ impl Default for Limits {
         }
     }
 }
+
+/// What a quiet connection holds: its future, its task and registration with the runtime, its rows in the roster, its
+/// identity, and where it has TLS the session's keys. Generous; `docs/benchmarks.md` has what is measured.
+const CONNECTION_AT_REST: usize = 8 * KIB;
+/// TLS and HTTP on top of the head's bytes while a connection is being made: handshake messages, keys, hyper's buffer.
+const HANDSHAKE_OVERHEAD: usize = 32 * KIB;
+/// A verified token in the cache: its hash, its identity with two ids of 128 bytes, its times, its place in the table.
+const CACHED_TOKEN: usize = KIB;
+
+/// The most memory each bound lets the node hold, in bytes, all of it used at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryBounds {
+    /// Every connection the node takes, quiet: `max_connections` × what one holds at rest.
+    pub connections: usize,
+    /// Every connection that is being made: `max_handshakes` × (head + what TLS and HTTP need).
+    pub handshakes: usize,
+    /// Refusals that wait out their delay: `max_delayed_refusals` × (head + what TLS and HTTP need).
+    pub delayed_refusals: usize,
+    /// Updates taken and not yet stored: `node_budget_bytes`. The windows of all connections together lie below it,
+    /// however many there are, because what is beyond is not read.
+    pub taken: usize,
+    /// Received beyond the windows, unfinished messages, and what waits to be written: `parked_bytes`.
+    pub parked: usize,
+    /// Verified tokens: `token_cache` × one.
+    pub tokens: usize,
+}
+
+impl MemoryBounds {
+    /// The sum of all.
+    pub const fn total(&self) -> usize {
+        self.connections
+            .saturating_add(self.handshakes)
+            .saturating_add(self.delayed_refusals)
+            .saturating_add(self.taken)
+            .saturating_add(self.parked)
+            .saturating_add(self.tokens)
+    }
+}
+
+impl Limits {
+    /// What each bound comes to.
+    ///
+    /// One connection alone may hold a window, an unfinished message and a full write buffer
+    /// ([`Limits::one_connection_bytes`]); all of them at once may not: windows share `node_budget_bytes`, and what is
+    /// beyond shares `parked_bytes`, above which connections are shed.
+    pub const fn memory(&self) -> MemoryBounds {
+        let handshake = self.header_bytes.saturating_add(HANDSHAKE_OVERHEAD);
+        MemoryBounds {
+            connections: self.max_connections.saturating_mul(CONNECTION_AT_REST),
+            handshakes: self.max_handshakes.saturating_mul(handshake),
+            delayed_refusals: self.max_delayed_refusals.saturating_mul(handshake),
+            taken: self.node_budget_bytes,
+            parked: self.parked_bytes,
+            tokens: self.token_cache.saturating_mul(CACHED_TOKEN),
+        }
+    }
+
+    /// The most memory the node holds with every bound reached at once, in bytes.
+    pub const fn sum_bytes(&self) -> usize {
+        self.memory().total()
+    }
+
+    /// The most one connection holds, in bytes: itself, its window, one unfinished message as received and inflated,
+    /// and a full write buffer.
+    pub const fn one_connection_bytes(&self) -> usize {
+        CONNECTION_AT_REST
+            .saturating_add(self.window_bytes)
+            .saturating_add(self.message_bytes.saturating_mul(2))
+            .saturating_add(self.write_buffer_bytes)
+    }
+
+    /// Every value that cannot be, as key and reason.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = self.zeros();
+        let mut check = |holds: bool, key: &'static str, text: String| {
+            if !holds {
+                problems.push((key, text));
+            }
+        };
+        check((1..=64).contains(&self.window_messages), "window_messages", "must lie within 1 and 64".into());
+        check(
+            self.heartbeat_min_s <= self.heartbeat_s,
+            "heartbeat_s",
+            format!("is below `limits.heartbeat_min_s` ({})", self.heartbeat_min_s),
+        );
+        check(
+            self.heartbeat_s <= self.heartbeat_max_s,
+            "heartbeat_max_s",
+            format!("is below `limits.heartbeat_s` ({})", self.heartbeat_s),
+        );
+        check(
+            self.message_bytes <= self.window_bytes,
+            "window_bytes",
+            format!("is below `limits.message_bytes` ({}): such a message could never be taken", self.message_bytes),
+        );
+        check(self.message_bytes <= 16 * MIB, "message_bytes", "is above 16 MiB: that is a file, not a message".into());
+        check(
+            self.tenant_budget_bytes <= self.node_budget_bytes,
+            "tenant_budget_bytes",
+            format!("is above `limits.node_budget_bytes` ({})", self.node_budget_bytes),
+        );
+        check(
+            self.window_bytes <= self.tenant_budget_bytes,
+            "tenant_budget_bytes",
+            format!("is below `limits.window_bytes` ({})", self.window_bytes),
+        );
+        check(
+            self.token_bytes <= self.header_bytes,
+            "token_bytes",
+            format!("is above `limits.header_bytes` ({}), in which it must fit", self.header_bytes),
+        );
+        check(
+            self.message_bytes <= self.parked_bytes,
+            "parked_bytes",
+            format!("is below `limits.message_bytes` ({})", self.message_bytes),
+        );
+        problems
+    }
+
+    /// The bounds that are 0: each would refuse everything. Only the token cache may be off.
+    fn zeros(&self) -> Vec<(&'static str, String)> {
+        let sizes = [
+            ("max_connections", self.max_connections),
+            ("max_handshakes", self.max_handshakes),
+            ("header_bytes", self.header_bytes),
+            ("header_lines", self.header_lines),
+            ("uri_bytes", self.uri_bytes),
+            ("token_bytes", self.token_bytes),
+            ("message_bytes", self.message_bytes),
+            ("fragments", self.fragments),
+            ("batch_items", self.batch_items),
+            ("write_buffer_bytes", self.write_buffer_bytes),
+            ("node_budget_bytes", self.node_budget_bytes),
+        ];
+        let times = [
+            ("handshake_timeout_ms", self.handshake_timeout_ms),
+            ("assembly_timeout_ms", self.assembly_timeout_ms),
+            ("slow_reader_timeout_ms", self.slow_reader_timeout_ms),
+            ("heartbeat_min_s", self.heartbeat_min_s),
+            ("log_stall_ms", self.log_stall_ms),
+            ("messages_per_s", u64::from(self.messages_per_s)),
+            ("faults_per_minute", u64::from(self.faults_per_minute)),
+            ("control_frames_per_s", u64::from(self.control_frames_per_s)),
+        ];
+        let all = sizes.into_iter().map(|(key, value)| (key, value == 0)).chain(times.map(|(key, v)| (key, v == 0)));
+        all.filter(|(_, zero)| *zero).map(|(key, _)| (key, "must be at least 1".into())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_come_to_what_is_written_down() {
+        let memory = Limits::default().memory();
+        assert_eq!(memory.connections, 50_000 * 8 * KIB);
+        assert_eq!(memory.handshakes, 1_024 * 48 * KIB);
+        assert_eq!(memory.delayed_refusals, 512 * 48 * KIB);
+        assert_eq!((memory.taken, memory.parked), (128 * MIB, 64 * MIB));
+        assert_eq!(memory.tokens, 10_000 * KIB);
+        // 409.6 + 50.3 + 25.2 + 134.2 + 67.1 + 10.2 megabytes: a node of 1 GiB has room for it.
+        assert_eq!(Limits::default().sum_bytes(), 696_664_064);
+        assert!(Limits::default().sum_bytes() < 1024 * MIB);
+    }
+
+    #[test]
+    fn the_defaults_have_no_problem_and_every_wrong_value_is_named() {
+        assert_eq!(Limits::default().problems(), []);
+        let wrong = Limits {
+            window_messages: 65,
+            heartbeat_s: 60,
+            message_bytes: 0,
+            tenant_budget_bytes: 256 * MIB,
+            ..Limits::default()
+        };
+        let keys: Vec<_> = wrong.problems().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["message_bytes", "window_messages", "heartbeat_max_s", "tenant_budget_bytes"]);
+    }
+
+    #[test]
+    fn a_sum_that_overflows_is_the_largest_there_is() {
+        let absurd = Limits { max_connections: usize::MAX, ..Limits::default() };
+        assert_eq!(absurd.sum_bytes(), usize::MAX);
+    }
+}

@@ -1,5 +1,6 @@
 //! The edge: TCP, TLS, admission, the HTTP upgrade, and frames. The only place that knows fastwebsockets.
 
+pub mod client;
 pub mod decoder;
 pub mod deflate;
 pub mod encoder;

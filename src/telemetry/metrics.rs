@@ -1,1 +1,451 @@
-//! (to come)
+//! Every metric of the gateway, its name spelt once.
+//!
+//! Each series is made when the program starts and found by the index of a closed enum, so counting on the hot path is
+//! one atomic addition: no label is hashed and no lock taken. Nothing here takes a device, a tenant or an address.
+
+mod labels;
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+
+pub use labels::{
+    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, ProbePath,
+    PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+};
+
+/// Why the metrics could not be made: two of one name, a mistake in this file.
+pub type MetricsError = prometheus::Error;
+
+/// Boundaries of what should take well under a second; 0.25 s and 1 s are the service level objectives.
+const LATENCY_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Boundaries of how long connections live: a second to a week.
+const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, 604_800.0];
+
+/// What a family of series is made of.
+pub trait Metric: Collector + Clone + Sized + 'static {
+    /// Makes one series.
+    ///
+    /// # Errors
+    /// The name or a label is not one Prometheus takes.
+    fn make(opts: Opts, buckets: &[f64]) -> Result<Self, MetricsError>;
+}
+
+impl Metric for IntCounter {
+    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Metric for IntGauge {
+    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Metric for Gauge {
+    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Metric for Histogram {
+    fn make(opts: Opts, buckets: &[f64]) -> Result<Self, MetricsError> {
+        Self::with_opts(HistogramOpts { common_opts: opts, buckets: buckets.to_vec() })
+    }
+}
+
+/// One series for each value of a label.
+pub struct Family<L, M> {
+    series: Box<[M]>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<L: Label, M> Family<L, M> {
+    /// The series of one value.
+    pub fn of(&self, label: L) -> &M {
+        &self.series[label.index()]
+    }
+}
+
+/// One series for each pair of values of two labels.
+pub struct Grid<A, B, M> {
+    series: Box<[M]>,
+    labels: PhantomData<fn(A, B)>,
+}
+
+impl<A: Label, B: Label, M> Grid<A, B, M> {
+    /// The series of one pair.
+    pub fn of(&self, a: A, b: B) -> &M {
+        &self.series[a.index() * B::ALL.len() + b.index()]
+    }
+}
+
+/// Something tried over and over.
+pub struct Probe {
+    success: IntGauge,
+    age_s: Gauge,
+    last_success_ms: AtomicU64,
+}
+
+/// All metrics of a node. Cheap to clone; the fields are the series.
+#[derive(Clone)]
+pub struct Metrics(Arc<Series>);
+
+impl std::ops::Deref for Metrics {
+    type Target = Series;
+
+    fn deref(&self) -> &Series {
+        &self.0
+    }
+}
+
+/// The series, by name without `tidegate_`.
+pub struct Series {
+    /// Connections held.
+    pub connections: Grid<ConnectionState, PeerKind, IntGauge>,
+    /// Connections in TLS or HTTP.
+    pub handshakes: IntGauge,
+    /// The most connections this node takes.
+    pub connections_capacity: IntGauge,
+    /// Attempts to connect, by how they ended.
+    pub connection_attempts: Family<AttemptOutcome, IntCounter>,
+    /// From accept to the 101, seconds; accepted ones only.
+    pub handshake_duration: Histogram,
+    /// From the 101 to the end, seconds.
+    pub connection_lifetime: Histogram,
+    /// From a WebSocket ping to its pong, seconds.
+    pub ping_rtt: Histogram,
+    /// Connections that ended.
+    pub disconnects: Grid<Initiator, DisconnectReason, IntCounter>,
+    /// Messages and control frames received.
+    pub messages_received: Family<ReceivedType, IntCounter>,
+    /// Payload bytes of the same, inflated.
+    pub received_bytes: Family<ReceivedType, IntCounter>,
+    /// Messages and control frames sent.
+    pub messages_sent: Family<SentType, IntCounter>,
+    /// Payload bytes of the same, before compression.
+    pub sent_bytes: Family<SentType, IntCounter>,
+    /// Records that ended.
+    pub publish: Grid<PublishTopic, PublishOutcome, IntCounter>,
+    /// From a record's receipt to its end, seconds.
+    pub publish_duration: Grid<PublishTopic, PublishOutcome, Histogram>,
+    /// Records taken from devices and not yet stored.
+    pub publish_pending_messages: IntGauge,
+    /// How many there may be.
+    pub publish_pending_messages_capacity: IntGauge,
+    /// Bytes of the values of records taken and not yet stored.
+    pub publish_pending_bytes: IntGauge,
+    /// How many there may be (`limits.node_budget_bytes`).
+    pub publish_pending_bytes_capacity: IntGauge,
+    /// Producers replaced after a fatal error.
+    pub producer_replacements: IntCounter,
+    /// Messages refused for good.
+    pub refused: Family<RefusedCode, IntCounter>,
+    /// Connections told to hold their updates and not yet told to go on.
+    pub paused_connections: Family<PausedCode, IntGauge>,
+    /// 1 while the node drains.
+    pub draining: IntGauge,
+    /// Connections ended because the node's memory cap was reached (4100).
+    pub shed: IntCounter,
+    /// Updates taken and not stored when the node had to stop; their devices send them again.
+    pub shutdown_unacked: IntCounter,
+    /// What somebody should look at who watches for attacks.
+    pub security_events: Family<SecurityEvent, IntCounter>,
+    /// Fetches of a JWKS that failed.
+    pub jwks_refresh_failures: IntCounter,
+    /// When the served certificate expires, Unix seconds; 0 where there is none.
+    pub certificate_expiry: IntGauge,
+    /// Log lines that could not be written.
+    pub log_lines_lost: IntCounter,
+    probes: Family<ProbePath, Arc<Probe>>,
+    runtime_busy_s: Gauge,
+    runtime_workers: IntGauge,
+    runtimes: Mutex<Vec<tokio::runtime::Handle>>,
+    started: Instant,
+    registry: Registry,
+}
+
+/// Makes and registers series.
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn one<M: Metric>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[(&str, &str)],
+        buckets: &[f64],
+    ) -> Result<M, MetricsError> {
+        let opts = labels
+            .iter()
+            .fold(Opts::new(format!("tidegate_{name}"), help), |opts, (label, value)| opts.const_label(*label, *value));
+        let metric = M::make(opts, buckets)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn plain<M: Metric>(&self, name: &str, help: &str) -> Result<M, MetricsError> {
+        self.one(name, help, &[], &[])
+    }
+
+    fn family<L: Label, M: Metric>(&self, name: &str, help: &str, label: &str) -> Result<Family<L, M>, MetricsError> {
+        let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], &[]));
+        Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
+    }
+
+    fn grid<A: Label, B: Label, M: Metric>(
+        &self,
+        name: &str,
+        help: &str,
+        (label_a, label_b): (&str, &str),
+        buckets: &[f64],
+    ) -> Result<Grid<A, B, M>, MetricsError> {
+        let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
+        let series = pairs.map(|(a, b)| self.one(name, help, &[(label_a, a.as_str()), (label_b, b.as_str())], buckets));
+        Ok(Grid { series: series.collect::<Result<_, _>>()?, labels: PhantomData })
+    }
+
+    fn probe(&self, path: ProbePath) -> Result<Arc<Probe>, MetricsError> {
+        let labels = [("path", path.as_str())];
+        Ok(Arc::new(Probe {
+            success: self.one("probe_success", "Whether the last probe came back (1) or not (0).", &labels, &[])?,
+            age_s: self.one("probe_age_seconds", "Since the last probe that came back.", &labels, &[])?,
+            last_success_ms: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Metrics {
+    /// Makes every series, all at zero, in a registry of their own.
+    ///
+    /// # Errors
+    /// [`MetricsError`] where two have one name; a mistake in this file that any start of the program shows.
+    pub fn new() -> Result<Self, MetricsError> {
+        let make = Maker { registry: Registry::new() };
+        register_process(&make)?;
+        Ok(Self(Arc::new(Series::make(make)?)))
+    }
+
+    /// Counts a message or control frame that came, with its payload's bytes.
+    pub fn received(&self, kind: ReceivedType, bytes: usize) {
+        self.messages_received.of(kind).inc();
+        self.received_bytes.of(kind).inc_by(bytes as u64);
+    }
+
+    /// Counts a message or control frame that went, with its payload's bytes.
+    pub fn sent(&self, kind: SentType, bytes: usize) {
+        self.messages_sent.of(kind).inc();
+        self.sent_bytes.of(kind).inc_by(bytes as u64);
+    }
+
+    /// Counts a record that ended `after` its receipt.
+    pub fn published(&self, topic: PublishTopic, outcome: PublishOutcome, after: Duration) {
+        self.publish.of(topic, outcome).inc();
+        self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
+    }
+
+    /// Notes how a probe ended; its age is measured from here.
+    pub fn probed(&self, path: ProbePath, success: bool) {
+        let probe = self.probes.of(path);
+        probe.success.set(i64::from(success));
+        if success {
+            probe.last_success_ms.store(self.uptime_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last probe came back, and since when one last did; before the first, since the start.
+    pub fn probe_state(&self, path: ProbePath) -> (bool, Duration) {
+        let probe = self.probes.of(path);
+        let age_ms = self.uptime_ms().saturating_sub(probe.last_success_ms.load(Ordering::Relaxed));
+        (probe.success.get() == 1, Duration::from_millis(age_ms))
+    }
+
+    /// Adds a runtime whose busy time is reported.
+    pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
+        if let Ok(mut runtimes) = self.runtimes.lock() {
+            runtimes.push(runtime);
+        }
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.refresh();
+        let mut text = String::with_capacity(64 * 1024);
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "the metrics could not be written as text");
+        }
+        text
+    }
+
+    /// Brings what is computed only when asked for up to date.
+    fn refresh(&self) {
+        for path in ProbePath::ALL {
+            self.probes.of(*path).age_s.set(self.probe_state(*path).1.as_secs_f64());
+        }
+        if let Ok(runtimes) = self.runtimes.lock() {
+            let metrics = || runtimes.iter().map(tokio::runtime::Handle::metrics);
+            let workers: usize = metrics().map(|m| m.num_workers()).sum();
+            let busy: Duration =
+                metrics().flat_map(|m| (0..m.num_workers()).map(move |i| m.worker_total_busy_duration(i))).sum();
+            self.runtime_busy_s.set(busy.as_secs_f64());
+            self.runtime_workers.set(i64::try_from(workers).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Series {
+    #[rustfmt::skip] // One metric a line reads as the table it is.
+    fn make(make: Maker) -> Result<Self, MetricsError> {
+        Ok(Self {
+            connections: make.grid("connections", "Connections held.", ("state", "kind"), &[])?,
+            handshakes: make.plain("handshakes", "Connections in TLS or HTTP.")?,
+            connections_capacity: make.plain("connections_capacity", "The most connections this node takes.")?,
+            connection_attempts: make.family("connection_attempts_total", "Attempts to connect, by how they ended.", "outcome")?,
+            handshake_duration: make.one("handshake_duration_seconds", "From accept to the 101.", &[], LATENCY_S)?,
+            connection_lifetime: make.one("connection_lifetime_seconds", "From the 101 to the end.", &[], LIFETIME_S)?,
+            ping_rtt: make.one("ping_rtt_seconds", "From a ping to its pong.", &[], LATENCY_S)?,
+            disconnects: make.grid("disconnects_total", "Connections that ended.", ("initiator", "reason"), &[])?,
+            messages_received: make.family("messages_received_total", "Messages and control frames received.", "type")?,
+            received_bytes: make.family("messages_received_bytes_total", "Payload bytes received, inflated.", "type")?,
+            messages_sent: make.family("messages_sent_total", "Messages and control frames sent.", "type")?,
+            sent_bytes: make.family("messages_sent_bytes_total", "Payload bytes sent, before compression.", "type")?,
+            publish: make.grid("publish_total", "Records that ended.", ("topic", "outcome"), &[])?,
+            publish_duration: make.grid("publish_duration_seconds", "From a record's receipt to its end.", ("topic", "outcome"), LATENCY_S)?,
+            publish_pending_messages: make.plain("publish_pending_messages", "Records taken from devices and not yet stored.")?,
+            publish_pending_messages_capacity: make.plain("publish_pending_messages_capacity", "How many records may be pending.")?,
+            publish_pending_bytes: make.plain("publish_pending_bytes", "Bytes taken from devices and not yet stored.")?,
+            publish_pending_bytes_capacity: make.plain("publish_pending_bytes_capacity", "How many bytes may be pending.")?,
+            producer_replacements: make.plain("producer_replacements_total", "Producers replaced after a fatal error.")?,
+            refused: make.family("refused_total", "Messages refused for good.", "code")?,
+            paused_connections: make.family("paused_connections", "Connections told to hold their updates.", "code")?,
+            draining: make.plain("draining", "1 while the node drains.")?,
+            shed: make.plain("shed_total", "Connections ended because the memory cap was reached.")?,
+            shutdown_unacked: make.plain("shutdown_unacked_total", "Updates taken and not stored when the node had to stop.")?,
+            security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
+            jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
+            certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
+            probes: Family {
+                series: ProbePath::ALL.iter().map(|path| make.probe(*path)).collect::<Result<_, _>>()?,
+                label: PhantomData,
+            },
+            runtime_busy_s: make.plain("runtime_busy_seconds", "Time the runtime's workers were busy; its rate over the workers is the busy ratio.")?,
+            runtime_workers: make.plain("runtime_workers", "Worker threads of the runtime.")?,
+            runtimes: Mutex::new(Vec::new()),
+            started: Instant::now(),
+            registry: make.registry,
+        })
+    }
+}
+
+fn register_process(make: &Maker) -> Result<(), MetricsError> {
+    let build = [("version", env!("CARGO_PKG_VERSION"))];
+    make.one::<IntGauge>("build_info", "The version that runs.", &build, &[])?.set(1);
+    #[cfg(target_os = "linux")]
+    make.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn series(text: &str) -> usize {
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    }
+
+    /// What `devices` devices do to the metrics, each with a name of its own.
+    fn busy_node(devices: u64) -> Metrics {
+        let metrics = Metrics::new().unwrap();
+        for device in 0..devices {
+            metrics.connection_attempts.of(AttemptOutcome::Accepted).inc();
+            metrics.connections.of(ConnectionState::Open, PeerKind::Device).inc();
+            metrics.received(ReceivedType::Update, 150);
+            metrics.published(PublishTopic::Telemetry, PublishOutcome::Stored, Duration::from_millis(device));
+            let code = 4900 + u16::try_from(device % 100).unwrap();
+            metrics.disconnects.of(Initiator::Client, DisconnectReason::from_code(code)).inc();
+        }
+        metrics
+    }
+
+    #[test]
+    fn five_thousand_devices_make_no_more_series_than_fifty() {
+        let (few, many) = (busy_node(50).render(), busy_node(5_000).render());
+        assert_eq!(series(&few), series(&many));
+        assert!(many.contains("tidegate_connections{kind=\"device\",state=\"open\"} 5000"), "{many}");
+        assert!(many.contains("tidegate_disconnects_total{initiator=\"client\",reason=\"other\"} 5000"), "{many}");
+    }
+
+    #[test]
+    fn every_label_value_stands_at_its_own_index_and_is_unlike_the_others() {
+        fn check<L: Label + std::fmt::Debug>() {
+            let names: std::collections::HashSet<_> = L::ALL.iter().map(|l| l.as_str()).collect();
+            assert_eq!(names.len(), L::ALL.len());
+            L::ALL.iter().enumerate().for_each(|(at, label)| assert_eq!(label.index(), at, "{label:?}"));
+        }
+        check::<DisconnectReason>();
+        check::<AttemptOutcome>();
+        check::<ReceivedType>();
+        check::<SentType>();
+        check::<RefusedCode>();
+        check::<SecurityEvent>();
+    }
+
+    #[test]
+    fn the_names_that_dashboards_hold_on_to_are_there() {
+        let metrics = Metrics::new().unwrap();
+        let text = metrics.render();
+        for name in [
+            "tidegate_connections{kind=\"app\",state=\"closing\"}",
+            "tidegate_connection_attempts_total{outcome=\"unauthorized\"}",
+            "tidegate_handshake_duration_seconds_bucket{le=\"0.25\"}",
+            "tidegate_connection_lifetime_seconds_count",
+            "tidegate_ping_rtt_seconds_count",
+            "tidegate_disconnects_total{initiator=\"gateway\",reason=\"heartbeat_lost\"}",
+            "tidegate_messages_received_total{type=\"update\"}",
+            "tidegate_messages_received_bytes_total{type=\"update\"}",
+            "tidegate_messages_sent_total{type=\"ack\"}",
+            "tidegate_messages_sent_bytes_total{type=\"ack\"}",
+            "tidegate_publish_total{outcome=\"stored\",topic=\"telemetry\"}",
+            "tidegate_publish_duration_seconds_bucket{outcome=\"stored\",topic=\"telemetry\",le=\"0.25\"}",
+            "tidegate_publish_duration_seconds_bucket{outcome=\"stored\",topic=\"telemetry\",le=\"1\"}",
+            "tidegate_publish_pending_messages 0",
+            "tidegate_publish_pending_bytes_capacity 0",
+            "tidegate_refused_total{code=\"malformed\"}",
+            "tidegate_paused_connections{code=\"log\"}",
+            "tidegate_probe_success{path=\"kafka\"} 0",
+            "tidegate_probe_age_seconds{path=\"kafka\"}",
+            "tidegate_draining 0",
+            "tidegate_shed_total 0",
+            "tidegate_build_info{version=",
+            "tidegate_runtime_busy_seconds",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_probe_that_came_back_is_young_and_one_that_failed_keeps_its_age() {
+        let metrics = Metrics::new().unwrap();
+        assert!(!metrics.probe_state(ProbePath::Kafka).0, "no probe yet is no success");
+        metrics.probed(ProbePath::Kafka, true);
+        let at_success = metrics.probes.of(ProbePath::Kafka).last_success_ms.load(Ordering::Relaxed);
+        metrics.probed(ProbePath::Kafka, false);
+        assert!(!metrics.probe_state(ProbePath::Kafka).0);
+        assert_eq!(metrics.probes.of(ProbePath::Kafka).last_success_ms.load(Ordering::Relaxed), at_success);
+    }
+}

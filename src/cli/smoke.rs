@@ -1,0 +1,109 @@
+//! `tidegate smoke`: tries a live node from outside, as a device would, and says how long each step took.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::socket::client::{Client, ClientError};
+
+/// How long each step may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Flags of `tidegate smoke`.
+#[derive(Debug, Args)]
+pub(super) struct SmokeArgs {
+    /// The node: `wss://host/v1/device`; without a path `/v1/device` is asked for.
+    #[arg(long)]
+    url: String,
+    /// A device's token.
+    #[arg(long, env = "TIDEGATE_SMOKE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// An application's token: accepted for the command round trip, which comes with the commands.
+    #[arg(long, env = "TIDEGATE_SMOKE_APP_TOKEN", hide_env_values = true)]
+    app_token: Option<String>,
+    /// An authority to trust besides the system's, a PEM file.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
+}
+
+/// Runs all steps; the first that fails ends it.
+pub(super) fn run(args: &SmokeArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(steps(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("failed   {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn steps(args: &SmokeArgs) -> Result<(), String> {
+    let url = device_url(&args.url);
+    let mut client = step("connect", Client::connect(&url, args.token.as_deref(), args.ca.as_deref())).await?;
+    let welcome = step("welcome", receive(&mut client, "welcome")).await?;
+    println!("         session {} of {}", text_of(&welcome, "session"), text_of(&welcome, "device_id"));
+    let update = json!({"type": "update", "name": "smoke", "seq": 1, "value": true}).to_string();
+    step("publish", client.send_text(&update)).await?;
+    let ack = step("ack", receive(&mut client, "ack")).await?;
+    if ack.get("seq").and_then(Value::as_u64) != Some(1) {
+        return Err(format!("ack: expected seq 1, got {ack}"));
+    }
+    if args.app_token.is_some() {
+        println!("skipped  command: this version has no commands yet");
+    }
+    step("close", client.close()).await
+}
+
+/// Runs one step within its time and prints how long it took.
+async fn step<T>(name: &str, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, String> {
+    let start = Instant::now();
+    let done = tokio::time::timeout(STEP_TIMEOUT, work).await;
+    let result = done.map_err(|_| format!("{name}: nothing within {STEP_TIMEOUT:?}"))?;
+    let value = result.map_err(|error| format!("{name}: {error}"))?;
+    println!("ok       {name:<8} {:>9.3} ms", start.elapsed().as_secs_f64() * 1e3);
+    Ok(value)
+}
+
+/// The next message of a type; `refused` and `error` end the wait.
+async fn receive(client: &mut Client, wanted: &str) -> Result<Value, ClientError> {
+    loop {
+        let text = client.receive_text().await?;
+        let message: Value = serde_json::from_str(&text).map_err(|_| ClientError::Unexpected(text.clone()))?;
+        match message.get("type").and_then(Value::as_str) {
+            Some(kind) if kind == wanted => return Ok(message),
+            Some("refused" | "error") => return Err(ClientError::Unexpected(text)),
+            _ => {}
+        }
+    }
+}
+
+fn text_of<'a>(message: &'a Value, field: &str) -> &'a str {
+    message.get(field).and_then(Value::as_str).unwrap_or("?")
+}
+
+/// The URL with the devices' path where it has none.
+fn device_url(url: &str) -> String {
+    let bare = url.split_once("://").is_some_and(|(_, rest)| !rest.trim_end_matches('/').contains('/'));
+    if bare { format!("{}/v1/device", url.trim_end_matches('/')) } else { url.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::device_url;
+
+    #[test]
+    fn a_url_without_a_path_gets_the_devices_one() {
+        assert_eq!(device_url("wss://host:1/"), "wss://host:1/v1/device");
+        assert_eq!(device_url("wss://host:1"), "wss://host:1/v1/device");
+        assert_eq!(device_url("ws://host/v1/device?boot=x"), "ws://host/v1/device?boot=x");
+    }
+}
