@@ -152,7 +152,9 @@ impl Gateway {
     pub fn token(&self, sub: &str, tenant: &str, scopes: &[&str]) -> String {
         let mut command = Command::new(PROGRAM);
         command.args(["token", "--sub", sub, "--tenant", tenant, "--key"]).arg(self.dir.path().join("signing-key.pem"));
-        scopes.iter().for_each(|scope| drop(command.args(["--scope", scope])));
+        for scope in scopes {
+            command.args(["--scope", scope]);
+        }
         let output = command.output().expect("tidegate token runs");
         assert!(output.status.success(), "tidegate token: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("a token is ASCII").trim().to_owned()
@@ -284,8 +286,11 @@ fn dev(dir: &Path, prefix: &str, port: u16) -> Process {
 
 /// The environment is a source of configuration: what the caller's shell or the test runner exports must not count.
 fn without_settings(command: &mut Command) -> &mut Command {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    names.filter(|name| name.starts_with("TIDEGATE_")).for_each(|name| drop(command.env_remove(name)));
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if name.starts_with("TIDEGATE_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
