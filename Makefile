@@ -25,10 +25,10 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every benchmark beside its baseline, in release; also target/bench/summary.json
-	@tests/run -- cargo run --release -p tidegate-loadtest --bin bench --
+	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench --
 
 bench-quick: ## The same in three minutes
-	@tests/run -- cargo run --release -p tidegate-loadtest --bin bench -- --quick
+	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench -- --quick
 
 fuzz: ## The frame decoder for FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz

@@ -258,7 +258,7 @@ static int read_arguments(int argc, char **argv)
     for (size_t i = 0; i < sizeof bytes; i++)
         snprintf(device.boot + 2 * i, 3, "%02x", bytes[i]);
     srand((unsigned)time(NULL) ^ bytes[0]);
-    snprintf(device.path, sizeof device.path, "/%s?boot=%s", path, device.boot);
+    snprintf(device.path, sizeof device.path, "/%s?boot=%s", path + (path[0] == '/'), device.boot);
     return 0;
 }
 
