@@ -1,0 +1,39 @@
+# The same targets for a person and for CI. `make help` lists them.
+
+SHELL := /bin/bash
+FUZZ_SECONDS ?= 60
+BIN = $${CARGO_TARGET_DIR:-target}/debug/tidegate
+
+.PHONY: help run test lint bench bench-quick fuzz test-chaos
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+run: ## Build, then everything in one process with nothing installed: `make run ARGS="--devices 10"`
+	@if [ -x "$(BIN)" ]; then echo "Building tidegate: only what changed."; \
+	else echo "Building tidegate. The first time takes several minutes, most of them for librdkafka and TLS in C."; fi
+	@cargo build -p tidegate --bin tidegate
+	@exec "$(BIN)" dev $(ARGS)
+
+test: ## Install what is missing, start Kafka and Redis, run every test, stop it all
+	@tests/run
+
+lint: ## Formatting, clippy with every warning an error, shellcheck where it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck tests/run .ci/run; \
+	else echo "shellcheck is not installed: shell scripts were not checked"; fi
+
+bench: ## Every benchmark beside its baseline, in release; also target/bench/summary.json
+	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench --
+
+bench-quick: ## The same in three minutes
+	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench -- --quick
+
+fuzz: ## The frame decoder for FUZZ_SECONDS (60)
+	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
+	cargo +nightly fuzz run decoder -- -max_total_time=$(FUZZ_SECONDS)
+
+test-chaos: ## The tests that take long: brokers frozen for minutes, soaks
+	@tests/run --workspace --no-fail-fast -- --ignored

@@ -1,0 +1,40 @@
+//! What the tests that run the real program share. Use it in a test file by:
+//!
+//! ```ignore
+//! #[path = "support/support.rs"]
+//! mod support;
+//! ```
+//!
+//! Everything here blocks and may be called from a plain test or from a blocking part of an async one. A failure of the
+//! scaffolding panics with what was expected and the log of the program it was about.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+
+pub mod gateway;
+pub mod kafka;
+pub mod ports;
+pub mod process;
+pub mod ws;
+
+use std::time::{Duration, Instant};
+
+/// Looks every 20 ms until `found` gives something.
+///
+/// # Panics
+/// Naming `what` when there is nothing within `timeout`.
+pub fn wait_for<T>(what: &str, timeout: Duration, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + timeout;
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {timeout:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `wait_for` of a condition.
+pub fn wait_until(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
+    wait_for(what, timeout, || holds().then_some(()));
+}
