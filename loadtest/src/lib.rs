@@ -1,0 +1,5 @@
+//! Simulated devices for Tidegate: the load client, and the benchmarks with the baselines they are measured against.
+
+pub mod bench;
+pub mod frame;
+pub mod wire;
