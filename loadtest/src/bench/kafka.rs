@@ -48,7 +48,8 @@ impl Kafka {
         let id = tool(&["random-uuid"])?;
         let id = id.lines().last().unwrap_or_default().trim().to_owned();
         tool(&["format", "-t", &id, "-c", &file])?;
-        let words = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &class_path, "kafka.Kafka", &file];
+        let words =
+            ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &class_path, "kafka.Kafka", &file];
         let words: Vec<String> = words.iter().map(ToString::to_string).collect();
         let mut server = Server::start("0,1", Path::new("java"), &words, &dir.join("kafka.log"))?;
         server.wait_for(address)?;
@@ -56,10 +57,8 @@ impl Kafka {
     }
 
     async fn make_topics(&self) -> Result<(), BenchError> {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
-            .create()
-            .map_err(BenchError::failed)?;
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create().map_err(BenchError::failed)?;
         let topics = TOPICS.map(|name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)));
         // One that exists already is as good.
         admin.create_topics(&topics, &AdminOptions::new()).await.map(drop).map_err(BenchError::failed)
