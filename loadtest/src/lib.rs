@@ -1,0 +1,6 @@
+//! Simulated devices for Tidegate: the load client, and the benchmarks with the baselines they are measured against.
+
+pub mod bench;
+pub mod client;
+pub mod frame;
+pub mod wire;
