@@ -71,6 +71,7 @@ pub struct Settled {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a word in each of many mailboxes, which are mostly empty")]
 enum Queue {
     #[default]
     Empty,

@@ -152,8 +152,7 @@ impl Receipts {
         let mut generation = 0;
         if let Some(place) = slots.slots.get_mut(slot as usize) {
             generation = place.generation & GENERATION_MASK;
-            place.occupant =
-                Some(Occupant { mailbox: Arc::clone(&mailbox), tenant: Arc::clone(&tenant), left: false });
+            place.occupant = Some(Occupant { mailbox: Arc::clone(&mailbox), tenant: Arc::clone(&tenant), left: false });
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
         Seat { receipts: Arc::clone(self), mailbox, tenant, slot, generation }

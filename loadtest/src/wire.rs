@@ -35,6 +35,9 @@ pub enum Speech {
     Mqtt,
 }
 
+/// Gives the token of the connection with this number.
+pub type TokenSource = Arc<dyn Fn(u64) -> Result<String, String> + Send + Sync>;
+
 /// Where to connect and how.
 #[derive(Clone)]
 pub struct Target {
@@ -45,7 +48,7 @@ pub struct Target {
     /// What it speaks.
     pub speech: Speech,
     /// Makes a device's token from its number, where one is needed.
-    pub token: Option<Arc<dyn Fn(u64) -> Result<String, String> + Send + Sync>>,
+    pub token: Option<TokenSource>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}

@@ -70,7 +70,7 @@ const fn protocol_error(what: &'static str) -> Violation {
 }
 
 const TOO_BIG: Violation = Violation::new(CloseReason::TooBig, "message above the size limit");
-const NOT_UTF8: Violation = Violation::new(CloseReason::InvalidUtf8, "text that is not UTF-8");
+const NOT_UTF8: Violation = Violation::new(CloseReason::InvalidPayload, "text that is not UTF-8");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -488,6 +488,6 @@ fn close_event(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     }
     match simdutf8::basic::from_utf8(reason) {
         Ok(reason) => Ok(Some((code, reason))),
-        Err(_) => Err(Violation::new(CloseReason::InvalidUtf8, "close reason that is not UTF-8")),
+        Err(_) => Err(Violation::new(CloseReason::InvalidPayload, "close reason that is not UTF-8")),
     }
 }

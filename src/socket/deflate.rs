@@ -20,7 +20,7 @@ const STREAMS: usize = 128;
 const MIN_WINDOW_BITS: u8 = 9;
 const MAX_WINDOW_BITS: u8 = 15;
 
-const BAD_DATA: Violation = Violation::new(CloseReason::InvalidUtf8, "compressed message that cannot be inflated");
+const BAD_DATA: Violation = Violation::new(CloseReason::InvalidPayload, "compressed message that cannot be inflated");
 const TOO_BIG: Violation = Violation::new(CloseReason::TooBig, "message above the size limit once inflated");
 
 /// What was agreed with one client about compression.
@@ -173,7 +173,7 @@ thread_local! {
 /// Inflates the message `input` into `out`, whose content it replaces; `out` never holds more than `limit` + 1 bytes.
 ///
 /// # Errors
-/// [`CloseReason::TooBig`] as soon as the message is above `limit` bytes, [`CloseReason::InvalidUtf8`] when `input` is no
+/// [`CloseReason::TooBig`] as soon as the message is above `limit` bytes, [`CloseReason::InvalidPayload`] when `input` is no
 /// deflate stream or is cut off. `out` is then to be thrown away.
 pub fn inflate(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Violation> {
     out.clear();

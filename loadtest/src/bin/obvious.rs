@@ -3,6 +3,8 @@
 //!
 //! `obvious ADDRESS BROKERS`
 
+#![allow(clippy::disallowed_types, reason = "the ban is what this baseline shows the price of")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
