@@ -55,8 +55,10 @@ pub enum StartError {
         /// The last reason heard.
         reason: String,
     },
-    /// The program was built with a librdkafka that lacks something: exit 78.
-    #[error("this build's librdkafka lacks {0}: build with the features ssl-vendored and curl-static")]
+    /// The program was built with a librdkafka that lacks what the configuration needs: exit 78.
+    #[error(
+        "this build's librdkafka lacks {0}: build it with OpenSSL (and libcurl, which OAUTHBEARER needs), or choose another kafka.sasl_mechanism"
+    )]
     Features(String),
     /// The system gave no thread: exit 69.
     #[error("no thread for the event log: {0}")]
@@ -248,13 +250,16 @@ impl Drop for KafkaLog {
 }
 
 fn check_features(config: &ClientConfig) -> Result<(), StartError> {
-    let built = config
-        .create_native_config()
-        .and_then(|native| native.get("builtin.features"))
-        .map_err(|error| StartError::Config(describe(&error)))?;
-    let missing: Vec<&str> =
-        FEATURES.into_iter().filter(|feature| !built.split(',').any(|have| have.trim() == *feature)).collect();
-    if missing.is_empty() { Ok(()) } else { Err(StartError::Features(missing.join(", "))) }
+    let bad = |error: KafkaError| StartError::Config(describe(&error));
+    let built = ClientConfig::new().create_native_config().and_then(|c| c.get("builtin.features")).map_err(bad)?;
+    let has = |feature: &&str| built.split(',').any(|have| have.trim() == *feature);
+    // librdkafka fetches the tokens itself, for which it needs libcurl.
+    let oidc = (config.get("sasl.mechanism") == Some("OAUTHBEARER")).then_some("oidc");
+    let missing: Vec<&str> = FEATURES.into_iter().chain(oidc).filter(|feature| !has(feature)).collect();
+    if !missing.is_empty() {
+        return Err(StartError::Features(missing.join(", ")));
+    }
+    config.create_native_config().map(drop).map_err(bad)
 }
 
 /// What librdkafka says of a setting, in the words of the configuration file, and without the value, which may be
@@ -353,6 +358,15 @@ mod tests {
     #[test]
     fn this_build_speaks_tls_scram_and_oauth() {
         check_features(&ClientConfig::new()).unwrap();
+    }
+
+    #[test]
+    fn oauth_tokens_need_a_build_that_can_fetch_them() {
+        let mut client = ClientConfig::new();
+        client.set("sasl.mechanism", "OAUTHBEARER");
+        let built = client.create_native_config().unwrap().get("builtin.features").unwrap();
+        let can = built.split(',').any(|feature| feature == "oidc");
+        assert_eq!(check_features(&client), if can { Ok(()) } else { Err(StartError::Features("oidc".to_owned())) });
     }
 
     #[test]

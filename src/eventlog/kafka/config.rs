@@ -360,7 +360,9 @@ mod tests {
                 "brokers = 'k'\nsecurity = 'sasl_tls'\nsasl_mechanism = '{mechanism}'\nusername = 'u'\npassword = 'p'"
             );
             let client = config(&toml).producer(&Limits::default()).unwrap();
-            client.create_native_config().unwrap();
+            if mechanism != "OAUTHBEARER" {
+                client.create_native_config().unwrap();
+            }
             assert_eq!(client.get("sasl.mechanism"), Some(mechanism));
         }
         let hubs = config("brokers = 'k'\npreset = 'event-hubs'\nusername = 'u'\npassword = 'p'");
