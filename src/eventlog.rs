@@ -1,5 +1,6 @@
 //! Where what devices send becomes durable: the seam, and its promise.
 
+mod encode;
 pub mod kafka;
 pub mod memory;
 pub mod record;

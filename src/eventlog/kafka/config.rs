@@ -1,0 +1,394 @@
+//! The section `kafka` of the configuration, and what it means to librdkafka.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
+
+use super::StartError;
+use crate::limits::Limits;
+
+/// What the key, the headers and Kafka's own framing may add to a value, in bytes.
+const OVERHEAD_BYTES: usize = 4096;
+
+/// Properties on which an ack rests: whoever sets one would silently change what an ack means.
+const OURS: [&str; 9] = [
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "delivery.report.only.error",
+    "partitioner",
+    "retries",
+    "message.send.max.retries",
+];
+
+/// The section `kafka`: where the brokers are and how to speak to them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Brokers to begin with, `host:port` joined by commas; the others are learnt from them.
+    pub brokers: String,
+    /// Goes before every topic's name.
+    pub topic_prefix: String,
+    /// How connections are protected. Absent: what `preset` needs, else `plaintext`.
+    pub security: Option<Security>,
+    /// How the gateway proves who it is, with `sasl_plaintext` and `sasl_tls`. Absent: what `preset` needs, else `PLAIN`.
+    pub sasl_mechanism: Option<SaslMechanism>,
+    /// User, or the client's id with OAUTHBEARER.
+    pub username: String,
+    /// Password, or the client's secret with OAUTHBEARER.
+    pub password: String,
+    /// File with the certificates (PEM) that brokers are checked against. Empty: the system's.
+    pub ca: String,
+    /// File with the gateway's own certificate (PEM), where brokers ask for one.
+    pub cert: String,
+    /// File with the key of `cert` (PEM).
+    pub key: String,
+    /// Whose Kafka it is: sets what that service needs and nothing else. Explicit keys win over it.
+    pub preset: Option<Preset>,
+    /// Handed to librdkafka as it is, last of all.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: String::new(),
+            topic_prefix: "tidegate.".to_owned(),
+            security: None,
+            sasl_mechanism: None,
+            username: String::new(),
+            password: String::new(),
+            ca: String::new(),
+            cert: String::new(),
+            key: String::new(),
+            preset: None,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Leaves out the password, and the values of `properties`, among which there may be others.
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("topic_prefix", &self.topic_prefix)
+            .field("security", &self.security)
+            .field("sasl_mechanism", &self.sasl_mechanism)
+            .field("username", &self.username)
+            .field("password", &if self.password.is_empty() { "" } else { "***" })
+            .field("ca", &self.ca)
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .field("preset", &self.preset)
+            .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// How connections to the brokers are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// Neither encrypted nor authenticated.
+    Plaintext,
+    /// TLS, with a client certificate where `cert` is given.
+    Tls,
+    /// SASL without encryption.
+    SaslPlaintext,
+    /// SASL over TLS.
+    SaslTls,
+}
+
+impl Security {
+    const fn protocol(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Tls => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslTls => "sasl_ssl",
+        }
+    }
+
+    const fn is_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslTls)
+    }
+}
+
+/// How the gateway proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum SaslMechanism {
+    /// User and password as they are.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// A token from an OpenID Connect endpoint (`sasl.oauthbearer.token.endpoint.url` among `properties`).
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+}
+
+impl SaslMechanism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
+        }
+    }
+}
+
+/// Services whose Kafka needs other settings than a broker of one's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Amazon MSK: SCRAM-SHA-512 over TLS.
+    Msk,
+    /// Confluent Cloud: PLAIN over TLS.
+    Confluent,
+    /// Redpanda: SCRAM-SHA-256 where SASL is asked for.
+    Redpanda,
+    /// Azure Event Hubs: PLAIN over TLS with the connection string as password; it takes no lz4.
+    EventHubs,
+}
+
+impl Preset {
+    const fn security(self) -> Security {
+        match self {
+            Self::Msk | Self::Confluent | Self::EventHubs => Security::SaslTls,
+            Self::Redpanda => Security::Plaintext,
+        }
+    }
+
+    const fn mechanism(self) -> SaslMechanism {
+        match self {
+            Self::Msk => SaslMechanism::ScramSha512,
+            Self::Confluent | Self::EventHubs => SaslMechanism::Plain,
+            Self::Redpanda => SaslMechanism::ScramSha256,
+        }
+    }
+
+    const fn properties(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            // Azure's front end drops idle connections in silence after four minutes.
+            Self::EventHubs => &[
+                ("compression.type", "none"),
+                ("metadata.max.age.ms", "180000"),
+                ("connections.max.idle.ms", "180000"),
+            ],
+            Self::Msk | Self::Confluent | Self::Redpanda => &[],
+        }
+    }
+}
+
+impl KafkaConfig {
+    /// The full name of a topic.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.topic_prefix)
+    }
+
+    /// Everything that is wrong, as pairs of key and text. Files and brokers are not looked at.
+    pub fn mistakes(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let mut add = |key: &str, text: &str| found.push((key.to_owned(), text.to_owned()));
+        if self.brokers.trim().is_empty() {
+            add("kafka.brokers", "is empty: name at least one broker, as host:port");
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !self.topic_prefix.chars().all(allowed) || self.topic_prefix.len() > 200 {
+            add("kafka.topic_prefix", "is at most 200 of A-Z a-z 0-9 . _ -");
+        }
+        if self.security().is_sasl() && (self.username.is_empty() || self.password.is_empty()) {
+            add("kafka.username", "and kafka.password are both needed with SASL");
+        }
+        if self.cert.is_empty() != self.key.is_empty() {
+            add("kafka.cert", "and kafka.key go together: give both or none");
+        }
+        for key in self.properties.keys().filter(|key| OURS.contains(&key.as_str())) {
+            add(&format!("kafka.properties.{key}"), "cannot be set: what an ack means rests on it");
+        }
+        found
+    }
+
+    fn security(&self) -> Security {
+        self.security.or(self.preset.map(Preset::security)).unwrap_or(Security::Plaintext)
+    }
+
+    /// What any client needs to reach the brokers: an administrator's and a consumer's too.
+    pub(crate) fn client(&self) -> Result<ClientConfig, StartError> {
+        if let Some((key, text)) = self.mistakes().into_iter().next() {
+            return Err(StartError::Config(format!("{key} {text}")));
+        }
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.brokers.as_str());
+        client.set("client.id", "tidegate");
+        for (key, value) in TRANSPORT {
+            client.set(key, value);
+        }
+        let security = self.security();
+        client.set("security.protocol", security.protocol());
+        for (key, value) in
+            [("ssl.ca.location", &self.ca), ("ssl.certificate.location", &self.cert), ("ssl.key.location", &self.key)]
+        {
+            if !value.is_empty() {
+                client.set(key, value.as_str());
+            }
+        }
+        if security.is_sasl() {
+            self.sasl(&mut client);
+        }
+        Ok(client)
+    }
+
+    fn sasl(&self, client: &mut ClientConfig) {
+        let mechanism = self.sasl_mechanism.or(self.preset.map(Preset::mechanism)).unwrap_or(SaslMechanism::Plain);
+        client.set("sasl.mechanism", mechanism.name());
+        let (user, secret) = match mechanism {
+            SaslMechanism::OauthBearer => {
+                client.set("sasl.oauthbearer.method", "oidc");
+                ("sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret")
+            }
+            _ => ("sasl.username", "sasl.password"),
+        };
+        client.set(user, self.username.as_str());
+        client.set(secret, self.password.as_str());
+    }
+
+    /// A client with the user's own properties on top.
+    pub(crate) fn finish(&self, mut client: ClientConfig) -> ClientConfig {
+        for (key, value) in &self.properties {
+            client.set(key.as_str(), value.as_str());
+        }
+        client
+    }
+
+    /// The producer, with the queue sized so that a full one is a bug, not a mode.
+    pub(super) fn producer(&self, limits: &Limits) -> Result<ClientConfig, StartError> {
+        let mut client = self.client()?;
+        for (key, value) in PRODUCER {
+            client.set(key, value);
+        }
+        for (key, value) in self.preset.map(Preset::properties).unwrap_or_default() {
+            client.set(*key, *value);
+        }
+        client.set("queue.buffering.max.messages", (2 * budget_messages(limits)).to_string());
+        client
+            .set("queue.buffering.max.kbytes", (2 * limits.node_budget_bytes / 1024).clamp(1, MAX_KBYTES).to_string());
+        client.set("message.max.bytes", (limits.message_bytes + OVERHEAD_BYTES).to_string());
+        Ok(self.finish(client))
+    }
+}
+
+/// How many records devices can have outstanding, by their windows; at most what librdkafka can count twice over.
+pub(super) fn budget_messages(limits: &Limits) -> usize {
+    limits.max_connections.saturating_mul(limits.window_messages).clamp(1_000, 1_000_000_000)
+}
+
+const MAX_KBYTES: usize = 2_147_483_647;
+
+/// How soon a broken or silent connection is found and made anew.
+const TRANSPORT: [(&str, &str); 5] = [
+    // The default of 10 s lets an outage of 3 s last for eleven.
+    ("reconnect.backoff.max.ms", "1000"),
+    // Leader drain and black holes.
+    ("socket.timeout.ms", "10000"),
+    ("socket.connection.setup.timeout.ms", "5000"),
+    ("socket.keepalive.enable", "true"),
+    ("log.connection.close", "false"),
+];
+
+const PRODUCER: [(&str, &str); 8] = [
+    ("enable.idempotence", "true"),
+    // Never: what was taken is tried for as long as the node lives.
+    ("message.timeout.ms", "0"),
+    ("request.timeout.ms", "10000"),
+    ("linger.ms", "1"),
+    ("compression.type", "lz4"),
+    // Where Java's default partitioner puts the same key.
+    ("partitioner", "murmur2_random"),
+    // A topic that went missing is reported after this long, so that the alert can name it.
+    ("topic.metadata.propagation.max.ms", "5000"),
+    ("socket.nagle.disable", "true"),
+];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn config(toml: &str) -> KafkaConfig {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn the_settings_an_ack_rests_on_reach_librdkafka() {
+        let client = config("brokers = 'k:9092'").producer(&Limits::default()).unwrap();
+        let native = client.create_native_config().unwrap();
+        for (key, value) in [
+            ("enable.idempotence", "true"),
+            ("message.timeout.ms", "0"),
+            ("partitioner", "murmur2_random"),
+            ("compression.type", "lz4"),
+            ("message.max.bytes", "69632"),
+            ("queue.buffering.max.kbytes", "262144"),
+            ("queue.buffering.max.messages", "6400000"),
+            ("request.timeout.ms", "10000"),
+        ] {
+            // librdkafka keeps topic properties apart; those it cannot read back are compared as they were set.
+            let got = native.get(key).unwrap_or_else(|_| client.get(key).unwrap().to_owned());
+            assert_eq!(got, value, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_preset_and_mechanism_makes_a_configuration_librdkafka_takes() {
+        for preset in ["msk", "confluent", "redpanda", "event-hubs"] {
+            let toml = format!("brokers = 'k:9092'\npreset = '{preset}'\nusername = 'u'\npassword = 'p'");
+            config(&toml).producer(&Limits::default()).unwrap().create_native_config().unwrap();
+        }
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+            let toml = format!(
+                "brokers = 'k'\nsecurity = 'sasl_tls'\nsasl_mechanism = '{mechanism}'\nusername = 'u'\npassword = 'p'"
+            );
+            let client = config(&toml).producer(&Limits::default()).unwrap();
+            if mechanism != "OAUTHBEARER" {
+                client.create_native_config().unwrap();
+            }
+            assert_eq!(client.get("sasl.mechanism"), Some(mechanism));
+        }
+        let hubs = config("brokers = 'k'\npreset = 'event-hubs'\nusername = 'u'\npassword = 'p'");
+        assert_eq!(hubs.producer(&Limits::default()).unwrap().get("compression.type"), Some("none"));
+    }
+
+    #[test]
+    fn a_users_property_wins_but_not_over_what_an_ack_means() {
+        let linger = config("brokers = 'k'\n[properties]\n'linger.ms' = '5'");
+        assert_eq!(linger.producer(&Limits::default()).unwrap().get("linger.ms"), Some("5"));
+        let acks = config("brokers = 'k'\n[properties]\nacks = '1'");
+        let error = acks.producer(&Limits::default()).unwrap_err().to_string();
+        assert!(error.contains("kafka.properties.acks"), "{error}");
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let config = config("brokers = 'k'\npassword = 'hunter2'\n[properties]\n'ssl.key.password' = 'hunter3'");
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn mistakes_are_named_all_at_once() {
+        let config = config("topic_prefix = 'a/b'\nsecurity = 'sasl_tls'\ncert = 'c.pem'");
+        let keys: Vec<String> = config.mistakes().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["kafka.brokers", "kafka.topic_prefix", "kafka.username", "kafka.cert"]);
+    }
+}
