@@ -1,11 +1,6 @@
 //! One suite for every event log: the memory twin, Kafka as librdkafka's mock cluster plays it, and a real Kafka where
 //! `TIDEGATE_TEST_KAFKA` names its brokers. Then what only Kafka can do wrong.
-#![allow(
-    clippy::print_stderr,
-    clippy::arc_with_non_send_sync,
-    reason = "this is test code, and says aloud what it did not try"
-)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex};
@@ -91,7 +86,7 @@ struct Bench {
     read: Box<dyn Fn(Topic) -> Vec<Seen>>,
     reports: Arc<Reports>,
     /// Takes the mock cluster with it.
-    _cluster: Option<Arc<MockCluster<'static, DefaultProducerContext>>>,
+    _cluster: Option<MockCluster<'static, DefaultProducerContext>>,
 }
 
 fn limits() -> Limits {
@@ -141,14 +136,14 @@ impl EventLog for Shared {
 }
 
 struct Mock {
-    cluster: Arc<MockCluster<'static, DefaultProducerContext>>,
+    cluster: MockCluster<'static, DefaultProducerContext>,
     config: KafkaConfig,
     log: KafkaLog,
     reports: Arc<Reports>,
 }
 
 fn mock(partitions: i32) -> Mock {
-    let cluster = Arc::new(MockCluster::new(1).unwrap());
+    let cluster = MockCluster::new(1).unwrap();
     let config = kafka_config(&cluster.bootstrap_servers());
     for topic in Topic::ALL {
         cluster.create_topic(&config.topic(topic.name()), partitions, 1).unwrap();

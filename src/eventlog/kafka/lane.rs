@@ -477,11 +477,6 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if code(&error) == RDKafkaErrorCode::Fatal {
-            self.lane.set_state(LaneState::Fatal);
-            self.lane.give_up(&format!("the producer failed for good: {reason}"));
-            return;
-        }
         let mut logged = lock(&self.logged);
         if logged.is_none_or(|at| at.elapsed() >= ALERT_EVERY / 3) {
             *logged = Some(Instant::now());

@@ -34,6 +34,7 @@ pub(super) fn run(lane: &Arc<Lane>, config: &ClientConfig, first: Arc<Producer>,
             Some(running) if !lane.in_trouble() => {
                 running.poll(if lane.is_closing() { SHORT_POLL } else { POLL });
                 lane.settle_refused();
+                look_for_fatal(lane, running);
             }
             _ => producer = replace(lane, config, producer.take()),
         }
@@ -48,6 +49,14 @@ pub(super) fn run(lane: &Arc<Lane>, config: &ClientConfig, first: Arc<Producer>,
     }
     // Nobody waits where the log was dropped without `close`.
     let _ = ended.send(waiting);
+}
+
+/// A producer that failed for good says so only when asked: its error event carries the reason's code, not that.
+fn look_for_fatal(lane: &Lane, producer: &Producer) {
+    if let Some((_, reason)) = producer.client().fatal_error() {
+        lane.set_state(LaneState::Fatal);
+        lane.give_up(&format!("the producer failed for good: {reason}"));
+    }
 }
 
 fn is_over(lane: &Lane) -> bool {
@@ -84,8 +93,10 @@ fn replace(lane: &Arc<Lane>, config: &ClientConfig, old: Option<Arc<Producer>>) 
         };
         lane.replacements.fetch_add(1, Relaxed);
         if refill(lane, &next) {
+            if !is_over(lane) {
+                tracing::info!(topic = lane.name, "the event log stores into this topic through a new producer");
+            }
             lane.set_state(LaneState::Running);
-            tracing::info!(topic = lane.name, "the event log stores into this topic through a new producer");
             return Some(next);
         }
         given_up = Some(next);
