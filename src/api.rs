@@ -1,26 +1,35 @@
-//! HTTP: the handshake of devices, and what every node answers about itself.
+//! HTTP: the handshake of devices on the public port, health and metrics on the internal one.
 
-use std::net::{IpAddr, SocketAddr};
+mod admit;
+mod health;
+mod origin;
+mod refusal;
+
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::Full;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tower_service::Service;
 
-use crate::auth::{AuthError, Identity, Verified};
-use crate::connection::{self, Entry, Node};
+pub use health::{Health, internal};
+pub use origin::Hops;
+
+use crate::connection::{self, Entry, Farewell, Node};
 use crate::id::DeviceKey;
-use crate::socket::upgrade::{self, Problem, Wish};
+use crate::socket::upgrade::Problem;
 
 /// What the public port needs to let somebody in.
 pub struct Gate {
@@ -30,111 +39,114 @@ pub struct Gate {
     pub anonymous: Option<DeviceKey>,
     /// Whether `?access_token=` is looked at.
     pub query_token: bool,
+    /// Host names that are served; empty: any.
+    pub hosts: Vec<String>,
+    /// Who is believed about where a request came from.
+    pub hops: Hops,
+    /// What a browser is shown at `/`; only for development.
+    pub console: Option<&'static str>,
+    /// Places for refusals that wait out their delay.
+    delays: Semaphore,
 }
 
-/// Where the handler leaves the connection it agreed to, for the task that owns the socket.
-type Agreed = Arc<Mutex<Option<(OnUpgrade, Entry)>>>;
+impl Gate {
+    /// The gate of a node that lets nobody in without a token, from wherever.
+    pub fn new(node: Arc<Node>) -> Self {
+        let delays = Semaphore::new(node.limits.max_delayed_refusals);
+        Self {
+            node,
+            anonymous: None,
+            query_token: false,
+            hosts: Vec::new(),
+            hops: Hops::default(),
+            console: None,
+            delays,
+        }
+    }
+}
+
+/// One connection as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The address at the other end, or the one a PROXY header named.
+    pub peer: IpAddr,
+    /// When it was accepted.
+    pub at: Instant,
+}
+
+/// What a handler agreed to do with the connection once its answer is out.
+enum Agreement {
+    /// It is a device's now.
+    Serve(Entry),
+    /// It is told in frames why not: a browser sees no status.
+    TurnAway(Farewell),
+}
+
+/// Where a handler leaves its agreement for the task that owns the socket.
+type Agreed = Arc<Mutex<Option<(OnUpgrade, Agreement)>>>;
 
 /// The routes of the public port.
 pub fn public(gate: Arc<Gate>) -> Router {
     Router::new()
-        .route("/", any(device))
-        .route("/v1/device", any(device))
-        .fallback(|| async {
-            answer(&Problem::new(StatusCode::NOT_FOUND, "there is nothing here: devices use /v1/device"))
-        })
-        .route(
-            "/socket.io/",
-            any(|| async {
-                answer(&Problem::new(StatusCode::NOT_FOUND, "plain WebSocket here, not Socket.IO: use /v1/device"))
-            }),
-        )
+        .route("/", any(admit::root))
+        .route("/v1/device", any(admit::device))
+        .route("/socket.io/", any(async || lost("plain WebSocket here, not Socket.IO: devices use /v1/device")))
+        .fallback(async || lost("there is nothing here: devices use /v1/device"))
         .with_state(gate)
 }
 
-/// Serves one accepted socket: its request, and the connection that comes of it.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, routes: Router, node: Arc<Node>) {
+fn lost(detail: &'static str) -> Response {
+    refusal::answer(&Problem::new(StatusCode::NOT_FOUND, detail))
+}
+
+/// Serves one accepted stream: its request, and the connection that comes of it. Ends when either has, and leaves
+/// the connection to a task of its own.
+pub async fn serve<S>(stream: S, arrival: Arrival, routes: Router, gate: Arc<Gate>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let agreed = Agreed::default();
-    let service = TowerToHyperService::new(routes.layer(Extension(Arc::clone(&agreed))).layer(Extension(peer.ip())));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(std::time::Duration::from_millis(node.limits.handshake_timeout_ms))
-        .max_buf_size(node.limits.header_bytes)
-        .keep_alive(false);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
-        tracing::debug!(%error, "a request ended early");
+    if let Err(error) = request(stream, arrival, routes, &gate, &agreed).await {
+        tracing::debug!(%error, peer = %arrival.peer, "a request ended early");
         return;
     }
     let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some((upgrade, mut entry)) = agreed else { return };
+    let Some((upgrade, agreement)) = agreed else { return };
     let Ok(upgraded) = upgrade.await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-    entry.early = parts.read_buf.to_vec();
-    // A task of its own: this one has the size of everything that was needed to get here.
-    tokio::spawn(connection::serve(parts.io.into_inner(), entry, node));
-}
-
-async fn device(
-    State(gate): State<Arc<Gate>>,
-    Extension(agreed): Extension<Agreed>,
-    Extension(peer): Extension<IpAddr>,
-    request: Request,
-) -> Response {
-    match admit(&gate, &agreed, peer, request).await {
-        Ok(response) => response.map(Body::new),
-        Err(problem) => answer(&problem),
+    let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
+    let stream = parts.io.into_inner();
+    gate.node.metrics.handshake_duration.observe(arrival.at.elapsed().as_secs_f64());
+    match agreement {
+        Agreement::Serve(mut entry) => {
+            entry.early = parts.read_buf.to_vec();
+            // A task of its own: this one has the size of everything that was needed to get here.
+            tokio::spawn(connection::serve(stream, entry, Arc::clone(&gate.node)));
+        }
+        Agreement::TurnAway(farewell) => connection::turn_away(stream, farewell).await,
     }
 }
 
-async fn admit(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request) -> Result<Response<Full<Bytes>>, Problem> {
+async fn request<S>(
+    stream: S,
+    arrival: Arrival,
+    routes: Router,
+    gate: &Gate,
+    agreed: &Agreed,
+) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let limits = &gate.node.limits;
-    if gate.node.is_stopping() || gate.node.receipts.connections() >= limits.max_connections {
-        return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node takes no more connections now", 2));
-    }
-    let (parts, body) = request.into_parts();
-    let wish = upgrade::read(&parts, limits, gate.query_token)?;
-    let (key, verified) = identify(gate, &wish, peer).await?;
-    let mut request = Request::from_parts(parts, body);
-    let (response, on_upgrade) = upgrade::accept(&mut request, &wish)?;
-    let entry = Entry {
-        key,
-        boot: wish.boot,
-        encoding: wish.encoding,
-        deflate: wish.deflate,
-        heartbeat_s: wish.heartbeat_s,
-        token_expires_ms: verified.as_ref().map(|verified| verified.expires_at_ms),
-        signed_by: verified.map(|verified| verified.key),
-        close_drop: wish.close_drop,
-        early: Vec::new(),
-    };
-    *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, entry));
-    Ok(response)
-}
-
-async fn identify(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<(DeviceKey, Option<Verified>), Problem> {
-    let unauthorized = || Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed");
-    let Some((token, _)) = &wish.token else {
-        return match &gate.anonymous {
-            Some(key) if peer.is_loopback() => Ok((key.clone(), None)),
-            _ => Err(unauthorized()),
-        };
-    };
-    let auth = gate.node.auth.as_ref().ok_or_else(unauthorized)?;
-    match auth.verify(token, gate.node.now().unix_ms).await {
-        Ok(verified) => match &verified.identity {
-            Identity::Device(device) => Ok((device.key().clone(), Some(verified))),
-            Identity::App(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token's scope has no `device`")),
-        },
-        Err(AuthError::Unauthorized(why)) => {
-            tracing::info!(why = why.label(), "a token was refused");
-            Err(unauthorized())
-        }
-        Err(AuthError::KeysUnavailable { retry_after_s }) => {
-            Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, "tokens cannot be verified just now", retry_after_s))
-        }
-    }
-}
-
-fn answer(problem: &Problem) -> Response {
-    problem.response().map(Body::new)
+    let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Arc::clone(agreed));
+        request.extensions_mut().insert(arrival);
+        routes.clone().call(request.map(Body::new))
+    });
+    let mut http = http1::Builder::new();
+    // One request a connection: the head reader in front of hyper has looked at the first one only.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
+        .max_buf_size(limits.header_bytes.max(8 * 1024))
+        .keep_alive(false);
+    pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades()).await
 }

@@ -3,6 +3,7 @@
 //! The future is polled by hand so that nothing is held across a wait but what the connection is: bytes are read into
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
+mod farewell;
 mod pump;
 
 use std::future::poll_fn;
@@ -26,6 +27,7 @@ use crate::session::device::Session;
 use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::Metrics;
 
+pub use farewell::{Farewell, turn_away};
 pub use pump::End;
 
 /// Milliseconds between two looks of the sweeper.

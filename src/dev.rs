@@ -5,23 +5,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-
-use crate::api::{self, Gate};
+use crate::api::{self, Gate, Health};
+use crate::app::{self, Signals, keepers};
 use crate::auth::signing::{SigningKey, TokenRequest};
 use crate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
-use crate::connection::{Node, TICK_MS};
+use crate::connection::Node;
 use crate::eventlog::SharedLog;
 use crate::eventlog::kafka::{KafkaConfig, KafkaLog};
 use crate::eventlog::memory::{MemoryLimits, MemoryLog};
 use crate::id::DeviceKey;
 use crate::limits::Limits;
-use crate::receipts::{Batch, Receipts};
+use crate::receipts::Receipts;
 use crate::socket::client::Client;
+use crate::socket::listener;
 use crate::telemetry::metrics::Metrics;
 
 const TENANT: &str = "dev";
 const DEVICE: &str = "sensor-001";
+/// What a browser sees: a device to try.
+const CONSOLE: &str = include_str!("../docs/examples/browser/index.html");
 const WEEK_S: u64 = 7 * 24 * 3_600;
 
 /// What `tidegate dev` is told.
@@ -65,6 +67,7 @@ pub fn run(options: DevOptions) -> ExitCode {
 }
 
 async fn development(options: DevOptions) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
     if options.nodes != 1 {
         return Err("--nodes above 1 comes with the cluster".into());
     }
@@ -76,23 +79,25 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache)?);
     auth.refresh_now().await;
     let node = Arc::new(Node::new(limits, Arc::clone(&log), receipts, Some(auth), Metrics::new()?));
-    spawn_keepers(&node);
-    let anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
-    let routes = api::public(Arc::new(Gate { node: Arc::clone(&node), anonymous, query_token: true }));
+    let health = Arc::new(Health::default());
+    keepers::spawn(&node, &health);
+    let mut gate = Gate::new(Arc::clone(&node));
+    gate.anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
+    gate.query_token = true;
+    gate.console = Some(CONSOLE);
     let listen = if options.lan { SocketAddr::from(([0, 0, 0, 0], options.listen.port())) } else { options.listen };
-    let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-    let address = listener.local_addr()?;
+    let port = listener::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let address = port.local_addr()?;
     announce(&options, address, &key, node.now().unix_ms.unsigned_abs() / 1_000)?;
     for number in 1..=options.devices {
         let token = token(&key, &format!("simulated-{number:03}"), &["device"], node.now().unix_ms as u64 / 1_000)?;
         tokio::spawn(simulate(format!("ws://127.0.0.1:{}/v1/device", address.port()), token));
     }
-    tokio::select! {
-        () = accept(listener, routes, Arc::clone(&node)) => {}
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated() => {}
-    }
-    node.stop();
+    let internal = api::internal(Arc::clone(&node), health);
+    let accepting = tokio::spawn(app::accept(port, Arc::new(gate), internal));
+    signals.leave().await;
+    app::wait_for_connections(&node, tokio::time::Instant::now() + Duration::from_secs(5)).await;
+    accepting.abort();
     let _left = log.close(Duration::from_secs(5)).await;
     Ok(())
 }
@@ -105,54 +110,6 @@ async fn event_log(options: &DevOptions, limits: &Limits, receipts: &Arc<Receipt
     let (limits, receipts) = (limits.clone(), Arc::clone(receipts));
     let start = move || KafkaLog::start(&config, &limits, Duration::from_secs(30), receipts);
     Ok(Arc::new(tokio::task::spawn_blocking(start).await??))
-}
-
-fn spawn_keepers(node: &Arc<Node>) {
-    let receipts = Arc::clone(&node.receipts);
-    tokio::spawn(async move {
-        let mut batch = Batch::default();
-        loop {
-            std::future::poll_fn(|cx| receipts.poll_hand_out(cx, &mut batch)).await;
-        }
-    });
-    let flow = Arc::clone(node);
-    tokio::spawn(async move {
-        let mut every = tokio::time::interval(Duration::from_millis(100));
-        loop {
-            every.tick().await;
-            flow.watch_flow();
-        }
-    });
-    let sweep = Arc::clone(node);
-    tokio::spawn(async move {
-        let mut every = tokio::time::interval(Duration::from_millis(TICK_MS));
-        loop {
-            every.tick().await;
-            sweep.sweep();
-        }
-    });
-}
-
-async fn accept(listener: TcpListener, routes: axum::Router, node: Arc<Node>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(api::serve(stream, peer, routes.clone(), Arc::clone(&node)));
-            }
-            // Out of descriptors: those that are open go on, and one may close soon.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
-
-async fn terminated() {
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(mut signal) => {
-            signal.recv().await;
-        }
-        Err(_) => std::future::pending().await,
-    }
 }
 
 fn token(key: &SigningKey, sub: &str, scopes: &[&str], now_unix_s: u64) -> Result<String, Failure> {
@@ -176,13 +133,14 @@ fn announce(options: &DevOptions, address: SocketAddr, key: &SigningKey, now_uni
     if options.json {
         let line = serde_json::json!({
             "device_url": url, "app_url": format!("ws://{address}/v1/app"), "api_url": format!("http://{address}"),
-            "console_url": format!("http://{address}/"), "metrics_url": format!("http://{address}/metrics"),
+            "console_url": console(address, &device_token), "metrics_url": format!("http://{address}/metrics"),
             "device_id": DEVICE, "device_token": device_token, "app_token": app_token,
         });
         println!("{line}");
         return Ok(());
     }
     println!("Tidegate is ready: devices connect to {url}");
+    println!("in a browser: {}\nmetrics: http://{address}/metrics", console(address, &device_token));
     println!("device token ({DEVICE}): {device_token}\n\ntry it:");
     println!("  websocat -H 'Authorization: Bearer {device_token}' {url}");
     println!("  then type: {{\"type\":\"update\",\"name\":\"temperature\",\"value\":23.5,\"seq\":1}}");
@@ -190,6 +148,11 @@ fn announce(options: &DevOptions, address: SocketAddr, key: &SigningKey, now_uni
         "  python docs/examples/python/level0.py ws://{address}\n  node docs/examples/node/level0.js ws://{address}"
     );
     Ok(())
+}
+
+/// The page of a device to try, filled in.
+fn console(address: SocketAddr, token: &str) -> String {
+    format!("http://{address}/?url=ws://{address}&token={token}")
 }
 
 /// A device that measures something every few seconds, for as long as the process lives.

@@ -21,7 +21,6 @@ use support::wait_until;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[test]
-#[ignore = "the gateway is not assembled yet: tidegate serve and dev are placeholders"]
 fn an_articles_python_client_is_stored_without_a_token_and_after_a_restart() {
     let mut node = DevNode::start();
     let mut client = python("level0.py", &[&node.url(), "40", "0.1"]);
@@ -32,7 +31,6 @@ fn an_articles_python_client_is_stored_without_a_token_and_after_a_restart() {
 }
 
 #[test]
-#[ignore = "the gateway is not assembled yet: tidegate serve and dev are placeholders"]
 fn an_articles_node_client_is_stored_without_a_token_and_after_a_restart() {
     let mut node = DevNode::start();
     let mut command = Command::new("node");
@@ -46,7 +44,7 @@ fn an_articles_node_client_is_stored_without_a_token_and_after_a_restart() {
 }
 
 #[test]
-#[ignore = "the gateway is not assembled yet: tidegate serve and dev are placeholders"]
+#[ignore = "tidegate serve has no TLS yet"]
 fn the_python_client_of_level_2_loses_nothing_through_a_drain_and_a_crash() {
     let mut gateway = Gateway::build().tls().start();
     let token = gateway.token("py-2", "acme", &["device"]);
@@ -64,7 +62,6 @@ fn the_python_client_of_level_2_loses_nothing_through_a_drain_and_a_crash() {
 }
 
 #[test]
-#[ignore = "the gateway is not assembled yet: tidegate serve and dev are placeholders"]
 fn the_c_client_of_level_1_loses_nothing_through_a_crash() {
     let scratch = tempfile::tempdir().unwrap();
     let program = scratch.path().join("level1");
@@ -81,7 +78,6 @@ fn the_c_client_of_level_1_loses_nothing_through_a_crash() {
 }
 
 #[test]
-#[ignore = "the gateway is not assembled yet: tidegate serve and dev are placeholders"]
 fn the_browser_page_is_acked_with_its_token_as_a_subprotocol_and_through_a_crash() {
     let mut gateway = Gateway::start();
     let token = gateway.token("web-1", "acme", &["device"]);

@@ -1,0 +1,162 @@
+//! Who is let in: the handshake of devices.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError};
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::response::{Html, IntoResponse, Response};
+use http::header::UPGRADE;
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+use super::refusal::{Refusal, answer};
+use super::{Agreed, Agreement, Arrival, Gate, origin};
+use crate::auth::{AuthError, Identity, Verified};
+use crate::connection::{Entry, Farewell};
+use crate::id::DeviceKey;
+use crate::protocol::close::CloseReason;
+use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
+use crate::telemetry::metrics::AttemptOutcome;
+
+pub(super) async fn root(
+    gate: State<Arc<Gate>>,
+    agreed: Extension<Agreed>,
+    arrival: Extension<Arrival>,
+    request: Request,
+) -> Response {
+    match gate.console {
+        Some(page) if request.method() == Method::GET && !request.headers().contains_key(UPGRADE) => {
+            ([("connection", "close")], Html(page)).into_response()
+        }
+        _ => device(gate, agreed, arrival, request).await,
+    }
+}
+
+pub(super) async fn device(
+    State(gate): State<Arc<Gate>>,
+    Extension(agreed): Extension<Agreed>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Response {
+    handshake(&gate, &agreed, arrival, request).await
+}
+
+async fn handshake(gate: &Gate, agreed: &Agreed, arrival: Arrival, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let peer = gate.hops.client(arrival.peer, &parts.headers);
+    let wish = match wish(gate, &parts) {
+        Ok(wish) => wish,
+        Err(problem) => {
+            let refusal = Refusal::from(problem);
+            refusal.note(gate, peer);
+            return answer(&refusal.problem);
+        }
+    };
+    let verdict = judge(gate, &wish, peer).await;
+    let mut request = Request::from_parts(parts, body);
+    let agreement = match verdict {
+        Ok(entry) => {
+            gate.node.metrics.connection_attempts.of(AttemptOutcome::Accepted).inc();
+            Agreement::Serve(entry)
+        }
+        Err(refusal) => {
+            refusal.note(gate, peer);
+            refusal.delay(gate).await;
+            match farewell(&wish, &refusal) {
+                Some(farewell) => Agreement::TurnAway(farewell),
+                None => return answer(&refusal.problem),
+            }
+        }
+    };
+    match upgrade::accept(&mut request, &wish) {
+        Ok((response, on_upgrade)) => {
+            *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, agreement));
+            response.map(Body::new)
+        }
+        Err(problem) => answer(&problem),
+    }
+}
+
+/// What can be told from the request alone.
+fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
+    if !origin::is_served(request, &gate.hosts) {
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "this host name is not served here"));
+    }
+    upgrade::read(request, &gate.node.limits, gate.query_token)
+}
+
+/// Whether the one who wishes may: what costs least is asked first.
+async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<Entry, Refusal> {
+    let node = &gate.node;
+    if node.is_stopping() {
+        let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again", 1);
+        return Err(Refusal { outcome: AttemptOutcome::Draining, ..problem.into() });
+    }
+    if node.receipts.connections() >= node.limits.max_connections {
+        let detail = "this node holds as many connections as it may: connect again";
+        return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 2).into());
+    }
+    let (key, verified) = verify(gate, wish, peer).await?;
+    Ok(entry(key, verified, wish))
+}
+
+fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish) -> Entry {
+    Entry {
+        key,
+        boot: wish.boot.clone(),
+        encoding: wish.encoding,
+        deflate: wish.deflate,
+        heartbeat_s: wish.heartbeat_s,
+        token_expires_ms: verified.as_ref().map(|verified| verified.expires_at_ms),
+        signed_by: verified.map(|verified| verified.key),
+        close_drop: wish.close_drop,
+        early: Vec::new(),
+    }
+}
+
+async fn verify(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<(DeviceKey, Option<Verified>), Refusal> {
+    // One answer for whatever is wrong with a token: the reason is for the log.
+    let unauthorized =
+        |why| Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() };
+    let Some((token, _)) = &wish.token else {
+        return match &gate.anonymous {
+            Some(key) if peer.is_loopback() => Ok((key.clone(), None)),
+            _ => Err(unauthorized("no token")),
+        };
+    };
+    let auth = gate.node.auth.as_ref().ok_or_else(|| unauthorized("nobody judges tokens here"))?;
+    let verified = match auth.verify(token, gate.node.now().unix_ms).await {
+        Ok(verified) => verified,
+        Err(AuthError::Unauthorized(why)) => return Err(unauthorized(why.label())),
+        Err(AuthError::KeysUnavailable { retry_after_s }) => {
+            let detail = "tokens cannot be verified just now";
+            let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, retry_after_s);
+            return Err(Refusal { outcome: AttemptOutcome::KeysUnavailable, ..problem.into() });
+        }
+    };
+    match &verified.identity {
+        Identity::Device(device) => Ok((device.key().clone(), Some(verified))),
+        Identity::App(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token's scope has no `device`").into()),
+    }
+}
+
+/// The same refusal in frames, for a browser, which shows its page no status.
+fn farewell(wish: &Wish, refusal: &Refusal) -> Option<Farewell> {
+    if !matches!(wish.token, Some((_, TokenBy::Subprotocol))) {
+        return None;
+    }
+    let (code, reason) = match refusal.problem.status {
+        StatusCode::UNAUTHORIZED => ("unauthorized", CloseReason::TokenExpired),
+        StatusCode::FORBIDDEN => ("forbidden", CloseReason::PolicyViolation),
+        _ => ("try_again_later", CloseReason::TryAgainLater),
+    };
+    Some(Farewell {
+        encoding: wish.encoding,
+        deflate: wish.deflate,
+        code,
+        message: refusal.problem.detail,
+        retry_after_ms: refusal.problem.retry_after_s.map(|seconds| seconds * 1_000),
+        reason,
+    })
+}

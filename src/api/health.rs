@@ -1,0 +1,108 @@
+//! The internal port: `/livez`, `/readyz`, `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+
+use crate::connection::Node;
+use crate::telemetry::metrics::ProbePath;
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const LEAVING: u8 = 2;
+
+/// What a node says about itself. It takes itself out only for a fault of its own: while it starts and while it leaves.
+/// A Kafka that is lost later is seen by every node, and taking them all out would help nobody.
+#[derive(Debug, Default)]
+pub struct Health(AtomicU8);
+
+impl Health {
+    /// The first probe came back and tokens can be judged: traffic may come. A node that leaves stays unready.
+    pub fn started(&self) {
+        let _unless_leaving = self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// No new traffic, please.
+    pub fn leaving(&self) {
+        self.0.store(LEAVING, Ordering::Relaxed);
+    }
+
+    /// Whether traffic should come.
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == READY
+    }
+
+    fn word(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            STARTING => "starting",
+            READY => "ready",
+            _ => "leaving",
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Inside {
+    node: Arc<Node>,
+    health: Arc<Health>,
+}
+
+/// The routes of the internal port.
+pub fn internal(node: Arc<Node>, health: Arc<Health>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Inside { node, health })
+}
+
+async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Response {
+    let status = if inside.health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = inside.health.word();
+    let verbose = query.is_some_and(|query| query.split('&').any(|word| word == "verbose" || word == "verbose=true"));
+    if !verbose {
+        return (status, format!("{word}\n")).into_response();
+    }
+    let node = &inside.node;
+    let (kafka, age) = node.metrics.probe_state(ProbePath::Kafka);
+    let pending = node.log.pending();
+    let state = serde_json::json!({
+        "state": word,
+        "kafka": {
+            "probe": kafka,
+            "probe_age_s": age.as_secs_f64(),
+            "pending_messages": pending.messages,
+            "pending_bytes": pending.bytes,
+            "stalled_ms": pending.stalled_ms,
+        },
+        "auth": { "keys": node.auth.as_ref().is_none_or(|auth| auth.is_ready()) },
+        "connections": node.receipts.connections(),
+    });
+    (status, [("content-type", "application/json")], format!("{state}\n")).into_response()
+}
+
+async fn metrics(State(inside): State<Inside>) -> Response {
+    let text = inside.node.metrics.render();
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_leaves_is_not_ready_again() {
+        let health = Health::default();
+        assert_eq!((health.is_ready(), health.word()), (false, "starting"));
+        health.started();
+        assert_eq!((health.is_ready(), health.word()), (true, "ready"));
+        health.leaving();
+        health.started();
+        assert_eq!((health.is_ready(), health.word()), (false, "leaving"));
+    }
+}

@@ -1,0 +1,78 @@
+//! What a node does all the time, whoever is connected: hand receipts out, watch the flow, wake those whose moment has
+//! come, probe the log, and look at keys that were revoked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::Health;
+use crate::connection::{Node, TICK_MS};
+use crate::receipts::Batch;
+use crate::telemetry::metrics::ProbePath;
+
+const FLOW_EVERY: Duration = Duration::from_millis(100);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// While the node starts its first probe is what it waits for.
+const FIRST_PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Starts them all; they end with the runtime.
+pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>) {
+    tokio::spawn(hand_out(Arc::clone(node)));
+    tokio::spawn(watch_flow(Arc::clone(node)));
+    tokio::spawn(sweep(Arc::clone(node)));
+    tokio::spawn(probe(Arc::clone(node), Arc::clone(health)));
+    if let Some(auth) = &node.auth {
+        // The task lives as long as the runtime: its handle is of no use.
+        drop(auth.spawn_refresh());
+        tokio::spawn(watch_keys(Arc::clone(node), auth.on_change()));
+    }
+}
+
+async fn hand_out(node: Arc<Node>) {
+    let mut batch = Batch::default();
+    loop {
+        std::future::poll_fn(|cx| node.receipts.poll_hand_out(cx, &mut batch)).await;
+    }
+}
+
+async fn watch_flow(node: Arc<Node>) {
+    let metrics = &node.metrics;
+    let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.publish_pending_bytes_capacity.set(gauge(node.limits.node_budget_bytes));
+    metrics.connections_capacity.set(gauge(node.limits.max_connections));
+    let mut every = tokio::time::interval(FLOW_EVERY);
+    loop {
+        every.tick().await;
+        node.watch_flow();
+        let pending = node.log.pending();
+        metrics.publish_pending_messages.set(gauge(pending.messages));
+        metrics.publish_pending_bytes.set(gauge(pending.bytes));
+    }
+}
+
+async fn sweep(node: Arc<Node>) {
+    let mut every = tokio::time::interval(Duration::from_millis(TICK_MS));
+    loop {
+        every.tick().await;
+        node.sweep();
+    }
+}
+
+async fn probe(node: Arc<Node>, health: Arc<Health>) {
+    loop {
+        let result = node.log.probe(PROBE_TIMEOUT).await;
+        node.metrics.probed(ProbePath::Kafka, result.is_ok());
+        match result {
+            Ok(()) if node.auth.as_ref().is_none_or(|auth| auth.is_ready()) => health.started(),
+            Ok(()) => tracing::warn!("not ready yet: no issuer's keys could be read so far (auth.jwks)"),
+            Err(error) => tracing::warn!(%error, "a probe of the event log failed"),
+        }
+        tokio::time::sleep(if health.is_ready() { PROBE_EVERY } else { FIRST_PROBE_EVERY }).await;
+    }
+}
+
+async fn watch_keys(node: Arc<Node>, mut changes: tokio::sync::watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        node.keys_changed();
+    }
+}
