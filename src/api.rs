@@ -145,7 +145,7 @@ where
     let mut http = http1::Builder::new();
     // One request a connection: the head reader in front of hyper has looked at the first one only.
     http.timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
+        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms).saturating_sub(arrival.at.elapsed()))
         .max_buf_size(limits.header_bytes.max(8 * 1024))
         .keep_alive(false);
     pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades()).await

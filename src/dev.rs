@@ -94,7 +94,7 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
         tokio::spawn(simulate(format!("ws://127.0.0.1:{}/v1/device", address.port()), token));
     }
     let internal = api::internal(Arc::clone(&node), health);
-    let accepting = tokio::spawn(app::accept(port, Arc::new(gate), internal));
+    let accepting = tokio::spawn(app::accept(port, None, Arc::new(gate), internal));
     signals.leave().await;
     app::wait_for_connections(&node, tokio::time::Instant::now() + Duration::from_secs(5)).await;
     accepting.abort();

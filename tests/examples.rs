@@ -44,7 +44,6 @@ fn an_articles_node_client_is_stored_without_a_token_and_after_a_restart() {
 }
 
 #[test]
-#[ignore = "tidegate serve has no TLS yet"]
 fn the_python_client_of_level_2_loses_nothing_through_a_drain_and_a_crash() {
     let mut gateway = Gateway::build().tls().start();
     let token = gateway.token("py-2", "acme", &["device"]);

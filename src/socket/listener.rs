@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const BACKLOG: u32 = 4_096;
 /// A peer that is gone is found after these, also where its socket is not being read.
@@ -27,12 +29,19 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts for ever and hands each socket on.
-pub async fn accept(listener: TcpListener, mut each: impl FnMut(TcpStream, SocketAddr)) {
+/// Accepts for ever and hands each socket on, with a place among `places`, which it gives back when it is through with
+/// TLS and HTTP. Where there is none, connections wait in the listen queue.
+pub async fn accept(
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    mut each: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+) {
     loop {
+        // Nobody closes this semaphore.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => match prepare(&stream) {
-                Ok(()) => each(stream, peer),
+                Ok(()) => each(stream, peer, place),
                 Err(error) => tracing::debug!(%error, %peer, "a connection ended as it was accepted"),
             },
             Err(error) if is_about_one(&error) => {}
