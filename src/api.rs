@@ -8,7 +8,7 @@ mod refusal;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +20,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
@@ -29,6 +28,8 @@ pub use origin::Hops;
 
 use crate::connection::{self, Entry, Farewell, Node};
 use crate::id::DeviceKey;
+use crate::socket::head::Replay;
+use crate::socket::listener::{Incoming, Stream};
 use crate::socket::upgrade::Problem;
 
 /// What the public port needs to let somebody in.
@@ -65,15 +66,6 @@ impl Gate {
     }
 }
 
-/// One connection as it came.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival {
-    /// The address at the other end, or the one a PROXY header named.
-    pub peer: IpAddr,
-    /// When it was accepted.
-    pub at: Instant,
-}
-
 /// What a handler agreed to do with the connection once its answer is out.
 enum Agreement {
     /// It is a device's now.
@@ -99,26 +91,25 @@ fn lost(detail: &'static str) -> Response {
     refusal::answer(&Problem::new(StatusCode::NOT_FOUND, detail))
 }
 
-/// Serves one accepted stream: its request, and the connection that comes of it. Ends when either has, and leaves
-/// the connection to a task of its own.
-pub async fn serve<S>(stream: S, arrival: Arrival, routes: Router, gate: Arc<Gate>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves one connection: its request, and what comes of it. Ends when either has, and leaves a connection that is made
+/// to a task of its own.
+pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
+    let Incoming { stream, peer, at, slot } = incoming;
     let agreed = Agreed::default();
-    if let Err(error) = request(stream, arrival, routes, &gate, &agreed).await {
-        tracing::debug!(%error, peer = %arrival.peer, "a request ended early");
+    if let Err(error) = request(stream, peer.ip(), routes, &gate, &agreed).await {
+        tracing::debug!(%error, %peer, "a request ended early");
         return;
     }
     let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some((upgrade, agreement)) = agreed else { return };
     let Ok(upgraded) = upgrade.await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-    let stream = parts.io.into_inner();
-    gate.node.metrics.handshake_duration.observe(arrival.at.elapsed().as_secs_f64());
+    let Ok(parts) = upgraded.downcast::<TokioIo<Replay<Stream>>>() else { return };
+    let (stream, unread) = parts.io.into_inner().into_parts();
+    gate.node.metrics.handshake_duration.observe(at.elapsed().as_secs_f64());
+    drop(slot);
     match agreement {
         Agreement::Serve(mut entry) => {
-            entry.early = parts.read_buf.to_vec();
+            entry.early = [&parts.read_buf, &unread[..]].concat();
             // A task of its own: this one has the size of everything that was needed to get here.
             tokio::spawn(connection::serve(stream, entry, Arc::clone(&gate.node)));
         }
@@ -126,26 +117,23 @@ where
     }
 }
 
-async fn request<S>(
-    stream: S,
-    arrival: Arrival,
+async fn request(
+    stream: Replay<Stream>,
+    peer: IpAddr,
     routes: Router,
     gate: &Gate,
     agreed: &Agreed,
-) -> Result<(), hyper::Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<(), hyper::Error> {
     let limits = &gate.node.limits;
     let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(agreed));
-        request.extensions_mut().insert(arrival);
+        request.extensions_mut().insert(peer);
         routes.clone().call(request.map(Body::new))
     });
     let mut http = http1::Builder::new();
-    // One request a connection: the head reader in front of hyper has looked at the first one only.
+    // One request a connection: the reader of heads in front of hyper has looked at the first one only.
     http.timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms).saturating_sub(arrival.at.elapsed()))
+        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
         .max_buf_size(limits.header_bytes.max(8 * 1024))
         .keep_alive(false);
     pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades()).await

@@ -5,24 +5,22 @@ pub(crate) mod keepers;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::server::TlsStream;
 
-use crate::api::{self, Arrival, Gate, Health, Hops};
+use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
 use crate::eventlog::kafka::KafkaLog;
 use crate::receipts::Receipts;
-use crate::socket::listener;
-use crate::socket::tls::{Tls, TlsFiles};
+use crate::socket::listener::{self, ListenerSettings};
+use crate::socket::tls::{CertReloader, TlsFiles};
 use crate::telemetry::logs;
-use crate::telemetry::metrics::{AttemptOutcome, Metrics};
+use crate::telemetry::metrics::Metrics;
 
 /// The configuration is wrong (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -71,10 +69,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let json = config.telemetry.log_format == LogFormat::Json;
     logs::init(&config.telemetry.log, json, metrics.log_lines_lost.clone())
         .map_err(|error| Failure::config(error.to_string()))?;
-    if config.public.proxy_protocol {
-        return Err(Failure::config("public.proxy_protocol: this version does not read it yet"));
-    }
-    let tls = tls(&config)?;
+    let tls = tls(&config, &metrics)?;
     let node = tokio::select! {
         node = node(&config, metrics) => node?,
         // Told to leave before it had begun.
@@ -86,7 +81,8 @@ async fn run(config: Config) -> Result<(), Failure> {
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
-    let accepting = tokio::spawn(accept(public, tls, gate(&config, &node)?, Router::new()));
+    let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
+    let accepting = tokio::spawn(accept(public, doors, gate(&config, &node)?, Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     leave(&config, &node, &health, &mut signals).await;
@@ -126,7 +122,7 @@ fn bind(address: &str, key: &str) -> Result<TcpListener, Failure> {
 }
 
 /// TLS, unless the configuration says that something in front does it; and what keeps its certificate fresh.
-fn tls(config: &Config) -> Result<Option<Arc<Tls>>, Failure> {
+fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<CertReloader>>, Failure> {
     let public = &config.public;
     if public.plaintext {
         return Ok(None);
@@ -137,44 +133,17 @@ fn tls(config: &Config) -> Result<Option<Arc<Tls>>, Failure> {
         client_ca: Some(public.client_ca.clone()).filter(|path| !path.as_os_str().is_empty()),
         record_bytes: public.tls_record_bytes,
     };
-    let tls = Arc::new(Tls::new(files).map_err(|error| Failure::config(format!("public.tls_cert: {error}")))?);
-    let fresh = Arc::clone(&tls);
-    tokio::spawn(async move { fresh.keep_fresh().await });
+    let tls = CertReloader::load(files, metrics.clone());
+    let tls = Arc::new(tls.map_err(|error| Failure::config(format!("public.tls_cert: {error}")))?);
+    tokio::spawn(Arc::clone(&tls).watch());
     Ok(Some(tls))
 }
 
 /// Accepts on the public port until it is aborted. `also` is served there too.
-pub(crate) async fn accept(port: TcpListener, tls: Option<Arc<Tls>>, gate: Arc<Gate>, also: Router) {
+pub(crate) async fn accept(port: TcpListener, doors: ListenerSettings, gate: Arc<Gate>, also: Router) {
     let routes = api::public(Arc::clone(&gate)).merge(also);
-    let places = Arc::new(Semaphore::new(gate.node.limits.max_handshakes));
-    let each = |stream, peer: SocketAddr, place| {
-        let arrival = Arrival { peer: peer.ip(), at: Instant::now() };
-        let (tls, routes, gate) = (tls.clone(), routes.clone(), Arc::clone(&gate));
-        tokio::spawn(async move {
-            let _place: OwnedSemaphorePermit = place;
-            match tls {
-                None => api::serve(stream, arrival, routes, gate).await,
-                Some(tls) => {
-                    let Some(stream) = handshake(&tls, stream, arrival, &gate.node).await else { return };
-                    api::serve(stream, arrival, routes, gate).await;
-                }
-            }
-        });
-    };
-    listener::accept(port, places, each).await;
-}
-
-/// TLS within the time that it and the request have together.
-async fn handshake(tls: &Tls, stream: TcpStream, arrival: Arrival, node: &Node) -> Option<TlsStream<TcpStream>> {
-    let timeout = Duration::from_millis(node.limits.handshake_timeout_ms);
-    let (outcome, error) = match tokio::time::timeout(timeout, tls.accept(stream)).await {
-        Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => (AttemptOutcome::Tls, error.to_string()),
-        Err(_) => (AttemptOutcome::Timeout, "not done in time".to_owned()),
-    };
-    node.metrics.connection_attempts.of(outcome).inc();
-    tracing::info!(error, peer = %arrival.peer, "a TLS handshake failed");
-    None
+    let handler = move |incoming| api::serve(incoming, routes.clone(), Arc::clone(&gate));
+    listener::serve(port, Arc::new(doors), handler).await;
 }
 
 /// Unready first, and load balancers get the time to see it; then no connection is let in, what was taken is acked,

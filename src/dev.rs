@@ -17,7 +17,7 @@ use crate::id::DeviceKey;
 use crate::limits::Limits;
 use crate::receipts::Receipts;
 use crate::socket::client::Client;
-use crate::socket::listener;
+use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
 
 const TENANT: &str = "dev";
@@ -93,8 +93,9 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
         let token = token(&key, &format!("simulated-{number:03}"), &["device"], node.now().unix_ms as u64 / 1_000)?;
         tokio::spawn(simulate(format!("ws://127.0.0.1:{}/v1/device", address.port()), token));
     }
+    let doors = ListenerSettings::new(node.limits.clone(), node.metrics.clone(), None, false);
     let internal = api::internal(Arc::clone(&node), health);
-    let accepting = tokio::spawn(app::accept(port, None, Arc::new(gate), internal));
+    let accepting = tokio::spawn(app::accept(port, doors, Arc::new(gate), internal));
     signals.leave().await;
     app::wait_for_connections(&node, tokio::time::Instant::now() + Duration::from_secs(5)).await;
     accepting.abort();

@@ -4,6 +4,7 @@ pub mod client;
 pub mod decoder;
 pub mod deflate;
 pub mod encoder;
+pub mod head;
 pub mod listener;
 pub mod tls;
 pub mod upgrade;

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::refusal::{Refusal, answer};
-use super::{Agreed, Agreement, Arrival, Gate, origin};
+use super::{Agreed, Agreement, Gate, origin};
 use crate::auth::{AuthError, Identity, Verified};
 use crate::connection::{Entry, Farewell};
 use crate::id::DeviceKey;
@@ -22,29 +22,29 @@ use crate::telemetry::metrics::AttemptOutcome;
 pub(super) async fn root(
     gate: State<Arc<Gate>>,
     agreed: Extension<Agreed>,
-    arrival: Extension<Arrival>,
+    peer: Extension<IpAddr>,
     request: Request,
 ) -> Response {
     match gate.console {
         Some(page) if request.method() == Method::GET && !request.headers().contains_key(UPGRADE) => {
             ([("connection", "close")], Html(page)).into_response()
         }
-        _ => device(gate, agreed, arrival, request).await,
+        _ => device(gate, agreed, peer, request).await,
     }
 }
 
 pub(super) async fn device(
     State(gate): State<Arc<Gate>>,
     Extension(agreed): Extension<Agreed>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(peer): Extension<IpAddr>,
     request: Request,
 ) -> Response {
-    handshake(&gate, &agreed, arrival, request).await
+    handshake(&gate, &agreed, peer, request).await
 }
 
-async fn handshake(gate: &Gate, agreed: &Agreed, arrival: Arrival, request: Request) -> Response {
+async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let peer = gate.hops.client(arrival.peer, &parts.headers);
+    let peer = gate.hops.client(peer, &parts.headers);
     let wish = match wish(gate, &parts) {
         Ok(wish) => wish,
         Err(problem) => {
