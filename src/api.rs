@@ -16,6 +16,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
 use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -128,13 +129,21 @@ async fn request(
     let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(agreed));
         request.extensions_mut().insert(peer);
-        routes.clone().call(request.map(Body::new))
+        let answer = routes.clone().call(request.map(Body::new));
+        async move { answer.await.map(last) }
     });
     let mut http = http1::Builder::new();
-    // One request a connection: the reader of heads in front of hyper has looked at the first one only.
     http.timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
-        .max_buf_size(limits.header_bytes.max(8 * 1024))
-        .keep_alive(false);
+        .max_buf_size(limits.header_bytes.max(8 * 1024));
     pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades()).await
+}
+
+/// One request a connection: the reader of heads in front of hyper has looked at the first one only. Said by answers alone
+/// and not by the 101, to which hyper would add it: small clients compare its `Connection` with `upgrade`.
+fn last(mut answer: Response) -> Response {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
