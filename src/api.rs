@@ -27,7 +27,7 @@ use tower_service::Service;
 pub use health::{Health, internal};
 pub use origin::Hops;
 
-use crate::connection::{self, Entry, Farewell, Node};
+use crate::connection::{self, Entry, Farewell, Node, Transport};
 use crate::id::DeviceKey;
 use crate::socket::upgrade::Problem;
 
@@ -103,7 +103,7 @@ fn lost(detail: &'static str) -> Response {
 /// the connection to a task of its own.
 pub async fn serve<S>(stream: S, arrival: Arrival, routes: Router, gate: Arc<Gate>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Transport + Send + 'static,
 {
     let agreed = Agreed::default();
     if let Err(error) = request(stream, arrival, routes, &gate, &agreed).await {

@@ -132,6 +132,13 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_small() {
+        // A row of the table (beside it one byte of tag, at seven eighths full), and what the connection holds of it.
+        assert!(size_of::<Entry>() <= 48, "{}", size_of::<Entry>());
+        assert!(size_of::<Entered>() <= 40, "{}", size_of::<Entered>());
+    }
+
+    #[test]
     fn a_loser_that_leaves_late_removes_nothing() {
         let roster = Arc::new(Roster::default());
         let key = DeviceKey::new("t", "d").unwrap();
