@@ -177,7 +177,7 @@ impl<S: Transport> Pump<S> {
         let mut stopped = None;
         read_frame(self.wire.encoding, frame, limits, skip, &mut |place, item| {
             let kind = witness::received_type(&item);
-            match self.session.message(item, self.place.key(), &self.node.limits, desk.now) {
+            match self.session.message(item, &self.place.key, &self.node.limits, desk.now) {
                 Step::Append(report) => match self.append(&report, desk) {
                     Ok(()) => {}
                     Err(until_ms) => stopped = Some(Stopped { next: place, until_ms }),
@@ -213,12 +213,12 @@ impl<S: Transport> Pump<S> {
                 ReportKind::Update => Topic::Telemetry,
                 ReportKind::Status => Topic::Status,
             },
-            key: self.place.key(),
+            key: &self.place.key,
             boot: &self.place.boot,
             seq: report.seq,
             timestamp_ms: report.timestamp_ms,
             received_ms: desk.now.unix_ms,
-            epoch: self.place.epoch(),
+            epoch: self.place.epoch,
             traceparent: if self.node.trust_traceparent { report.traceparent.as_deref() } else { None },
             value: &report.json,
         };

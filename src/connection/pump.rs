@@ -20,7 +20,6 @@ use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{GatewayMessage, PauseReason, Welcome};
 use crate::receipts::Seat;
-use crate::roster::Entered;
 use crate::session::Now;
 use crate::session::device::{Due, Session, Verdict};
 use crate::socket::decoder::Decoder;
@@ -57,39 +56,18 @@ thread_local! {
     });
 }
 
-/// Who it is.
-pub(super) enum Who {
-    /// A device, by its entry in the roster.
-    Device(Entered),
-    /// An application.
-    App(DeviceKey),
-}
-
 /// Where the connection stands in the node.
 pub(super) struct Place {
     pub(super) seat: Seat,
-    pub(super) who: Who,
+    pub(super) key: DeviceKey,
+    /// Its epoch in the roster; 0 of an application, which is in no roster since nobody takes its place.
+    pub(super) epoch: Epoch,
     pub(super) boot: Boot,
     pub(super) signed_by: Option<KeyRef>,
     pub(super) id: SessionId,
 }
 
 impl Place {
-    pub(super) fn key(&self) -> &DeviceKey {
-        match &self.who {
-            Who::Device(entered) => entered.key(),
-            Who::App(key) => key,
-        }
-    }
-
-    /// An application has no epoch: nobody takes its place.
-    pub(super) fn epoch(&self) -> Epoch {
-        match &self.who {
-            Who::Device(entered) => entered.epoch(),
-            Who::App(_) => Epoch(0),
-        }
-    }
-
     pub(super) fn mailbox(&self) -> &Mailbox {
         self.seat.mailbox()
     }
@@ -177,14 +155,14 @@ impl<S: Transport> Pump<S> {
         let boot = entry.boot.unwrap_or_else(|| id.into());
         let mailbox = Arc::new(Mailbox::default());
         let seat = node.receipts.seat(entry.key.tenant(), Arc::clone(&mailbox));
-        let who = match entry.kind {
+        let epoch = match entry.kind {
             PeerKind::Device => {
                 let unix_us = now.unix_ms.unsigned_abs() * 1_000;
-                Who::Device(node.roster.enter(&entry.key, boot.as_str(), mailbox, unix_us))
+                node.roster.enter(&entry.key, boot.as_str(), mailbox, unix_us)
             }
-            PeerKind::App => Who::App(entry.key),
+            PeerKind::App => Epoch(0),
         };
-        let place = Place { seat, who, boot, signed_by: entry.signed_by, id };
+        let place = Place { seat, key: entry.key, epoch, boot, signed_by: entry.signed_by, id };
         witness::connected(&place);
         node.metrics.connections.of(ConnectionState::Open, entry.kind).inc();
         let leeway_ms = node.auth.as_ref().map_or(0, |auth| auth.leeway_ms());
@@ -255,9 +233,9 @@ impl<S: Transport> Pump<S> {
         let session = self.place.id.to_string();
         let welcome = Welcome {
             message: "welcome to Tidegate",
-            device_id: self.place.key().device(),
+            device_id: self.place.key.device(),
             session: &session,
-            epoch: self.place.epoch().0,
+            epoch: self.place.epoch.0,
             heartbeat_s: u64::from(heartbeat_s),
             max_message_bytes: limits.message_bytes as u64,
             window: if is_device { limits.window_messages as u64 } else { 0 },
@@ -349,7 +327,7 @@ impl<S: Transport> Pump<S> {
             Identity::Device(_) => PeerKind::Device,
             Identity::App(_) => PeerKind::App,
         };
-        kind == self.session.kind() && identity.key() == self.place.key()
+        kind == self.session.kind() && *identity.key() == self.place.key
     }
 
     fn take_time(&mut self, ticked: bool, desk: &mut Desk) {
@@ -467,6 +445,9 @@ impl<S: Transport> Future for Pump<S> {
 impl<S> Drop for Pump<S> {
     fn drop(&mut self) {
         self.place.seat.unpark(self.counted as usize);
+        if self.session.kind() == PeerKind::Device {
+            self.node.roster.leave(&self.place.key, self.place.epoch);
+        }
         let (metrics, kind) = (&self.node.metrics, self.session.kind());
         let (state, end) = match self.state {
             State::Closing { end, .. } => (ConnectionState::Closing, end),

@@ -79,10 +79,10 @@ macro_rules! line {
 
 /// A connection began.
 pub(super) fn connected(place: &Place) {
-    let key = place.key();
+    let key = &place.key;
     tracing::debug!(
         session = %place.id, tenant = key.tenant(), device = key.device(), boot = place.boot.as_str(),
-        epoch = place.epoch().0, "connected"
+        epoch = place.epoch.0, "connected"
     );
 }
 
@@ -100,7 +100,7 @@ pub(super) fn ended(node: &Node, place: &Place, end: End, why: &str, lived_s: u6
     if end == End::Gateway(CloseReason::Overloaded) {
         node.metrics.shed.inc();
     }
-    let key = place.key();
+    let key = &place.key;
     let loud = end.is_remarkable() && node.lines.take(now);
     line!(
         loud, session = %place.id, tenant = key.tenant(), device = key.device(), code = end.code(),
@@ -119,7 +119,7 @@ pub(super) fn refused(node: &Node, place: &Place, code: RefusalCode, seq: Option
     if let Some(event) = security {
         node.metrics.security_events.of(event).inc();
     }
-    let key = place.key();
+    let key = &place.key;
     line!(
         line && node.lines.take(now), session = %place.id, tenant = key.tenant(), device = key.device(),
         code = code.as_str(), seq, security = security.map(SecurityEvent::as_str), "message refused"
@@ -129,7 +129,7 @@ pub(super) fn refused(node: &Node, place: &Place, code: RefusalCode, seq: Option
 /// An answer came to a command that was never sent.
 pub(super) fn guessed(node: &Node, place: &Place, line: bool, now: Now) {
     node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
-    let key = place.key();
+    let key = &place.key;
     line!(
         line && node.lines.take(now), session = %place.id, tenant = key.tenant(), device = key.device(),
         security = SecurityEvent::GuessedCommand.as_str(), "an answer to a command that was never sent"
