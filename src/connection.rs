@@ -4,34 +4,38 @@
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
 mod farewell;
+mod intake;
+mod outgoing;
 mod pump;
+mod transport;
+mod witness;
 
-use std::future::poll_fn;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use crate::auth::{Authenticator, KeyRef};
 use crate::eventlog::{Flow, SharedLog};
-use crate::id::{Boot, DeviceKey, SessionId};
+use crate::id::{Boot, DeviceKey};
 use crate::limits::Limits;
-use crate::mailbox::{Mailbox, Signal};
+use crate::mailbox::Signal;
 use crate::protocol::Encoding;
-use crate::protocol::message::Welcome;
 use crate::receipts::Receipts;
 use crate::roster::Roster;
 use crate::session::Now;
-use crate::session::device::Session;
 use crate::socket::deflate::Negotiated;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, PeerKind};
 
 pub use farewell::{Farewell, turn_away};
-pub use pump::End;
+pub use transport::Transport;
+pub use witness::End;
 
 /// Milliseconds between two looks of the sweeper.
 pub const TICK_MS: u64 = 500;
+/// How long after [`Node::stop`] a connection waits for what it has outstanding, in milliseconds; then it closes without
+/// those acks, and the device has the updates still.
+pub const STOP_WITHIN_MS: u64 = 10_000;
 
 /// What every connection of a node shares.
 pub struct Node {
@@ -53,6 +57,7 @@ pub struct Node {
     tick: AtomicU32,
     paused: AtomicBool,
     stopping: AtomicBool,
+    lines: witness::Lines,
 }
 
 impl Node {
@@ -76,6 +81,7 @@ impl Node {
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            lines: witness::Lines::default(),
         }
     }
 
@@ -95,7 +101,7 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Tells every connection to settle what it has and close.
+    /// Tells every connection to send `goaway`, settle what it has and close, within [`STOP_WITHIN_MS`].
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Stop));
@@ -109,6 +115,11 @@ impl Node {
         let was = self.paused.load(Ordering::Relaxed);
         let paused = stalled || used >= limit / if was { 4 } else { 2 };
         if paused != was {
+            if paused {
+                tracing::warn!(stalled, used_bytes = used, "the event log takes too little: devices are told to pause");
+            } else {
+                tracing::info!(used_bytes = used, "the event log takes records again: devices are told to go on");
+            }
             self.paused.store(paused, Ordering::Relaxed);
             self.receipts.for_each(|mailbox| mailbox.signal(Signal::Flow));
         }
@@ -125,11 +136,20 @@ impl Node {
     pub fn keys_changed(&self) {
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Keys));
     }
+
+    /// When somebody who has to go should come back, in milliseconds from now: drawn anew each time, over a span that
+    /// grows with the number of connections, so that they do not all come back at once.
+    fn retry_after_ms(&self) -> u64 {
+        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000);
+        500 + fastrand::u64(..span_ms)
+    }
 }
 
-/// A device at the door: who it is and what it asked for.
+/// Somebody at the door: who it is and what it asked for.
 #[derive(Debug)]
 pub struct Entry {
+    /// Whether it is a device or an application. An application is in no roster and sends no updates.
+    pub kind: PeerKind,
     /// Who.
     pub key: DeviceKey,
     /// Its boot, where it gave one.
@@ -150,62 +170,8 @@ pub struct Entry {
     pub early: Vec<u8>,
 }
 
-/// Runs one device's connection from entering the roster to leaving it. Returns how it ended.
-pub async fn serve<S>(stream: S, entry: Entry, node: Arc<Node>) -> End
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let now = node.now();
-    let id = SessionId::draw();
-    let boot = entry.boot.unwrap_or_else(|| id.into());
-    let mailbox = Arc::new(Mailbox::default());
-    let seat = node.receipts.seat(entry.key.tenant(), Arc::clone(&mailbox));
-    let unix_us = now.unix_ms.unsigned_abs() * 1_000;
-    let entered = node.roster.enter(&entry.key, boot.as_str(), mailbox, unix_us);
-    let leeway_ms = node.auth.as_ref().map_or(0, |auth| auth.leeway_ms());
-    // Not every device that came back at once is to be pinged at once.
-    let heartbeat_ms = (entry.heartbeat_s * 1_000) as u32;
-    let heartbeat_ms = heartbeat_ms - fastrand::u32(0..=heartbeat_ms / 10);
-    let session = Session::new(entry.key, heartbeat_ms, entry.token_expires_ms, leeway_ms, &node.limits, now);
-    let epoch = entered.epoch();
-    let mut pump = pump::Pump::new(
-        stream,
-        Arc::clone(&node),
-        session,
-        pump::Place { seat, boot, epoch, signed_by: entry.signed_by },
-        pump::Wire {
-            encoding: entry.encoding,
-            deflate: entry.deflate,
-            close_drop: entry.close_drop,
-            early: entry.early,
-        },
-    );
-    pump.welcome(&id.to_string(), entry.heartbeat_s, entry.token_expires_ms);
-    let end = poll_fn(|cx| pump.poll(cx)).await;
-    drop(entered);
-    end
-}
-
-/// What a device is greeted with.
-fn welcome<'a>(
-    key: &'a DeviceKey,
-    session: &'a str,
-    epoch: u64,
-    heartbeat_s: u64,
-    limits: &Limits,
-    now: Now,
-) -> Welcome<'a> {
-    Welcome {
-        message: "welcome to Tidegate",
-        device_id: key.device(),
-        session,
-        epoch,
-        heartbeat_s,
-        max_message_bytes: limits.message_bytes as u64,
-        window: limits.window_messages as u64,
-        server_time: now.unix_ms,
-        token_expires_at: None,
-        resume_after: None,
-        registered: None,
-    }
+/// Enters a connection (receipts, and a device into the roster) and returns the future that runs it until it has ended
+/// and left again, which tells how it ended. To be spawned as it is: the future is the task's whole memory.
+pub fn serve<S: Transport>(stream: S, entry: Entry, node: Arc<Node>) -> impl Future<Output = End> {
+    pump::Pump::enter(stream, entry, node)
 }

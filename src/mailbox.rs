@@ -30,6 +30,8 @@ pub enum Signal {
     Keys = 4,
     /// The node is stopping: read no more, settle what is outstanding, close.
     Stop = 8,
+    /// A letter was left. Set by [`Mailbox::post`], so that a turn without letters takes no lock.
+    Letter = 16,
 }
 
 /// A set of [`Signal`]s.
@@ -132,7 +134,7 @@ impl Mailbox {
                 Queue::Some(letters) => letters.push_back(letter),
             }
         }
-        self.wake();
+        self.signal(Signal::Letter);
         Ok(())
     }
 
@@ -226,6 +228,16 @@ mod tests {
         assert_eq!(mailbox.post(Letter::Close(CloseReason::Blocked)), Err(PostError::Full));
         mailbox.close();
         assert_eq!(mailbox.post(Letter::Close(CloseReason::Blocked)), Err(PostError::Gone));
+    }
+
+    #[test]
+    fn a_letter_is_announced_by_its_signal() {
+        let mailbox = Mailbox::default();
+        assert!(!mailbox.take_signals().has(Signal::Letter));
+        mailbox.post(Letter::Close(CloseReason::Moved)).unwrap();
+        assert!(mailbox.take_signals().has(Signal::Letter));
+        assert_eq!(mailbox.take_letter(), Some(Letter::Close(CloseReason::Moved)));
+        assert_eq!(mailbox.take_letter(), None);
     }
 
     #[test]

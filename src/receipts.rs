@@ -18,6 +18,8 @@ use crate::mailbox::{Mailbox, WINDOW};
 const INDEX_BITS: u32 = 6;
 const SLOT_BITS: u32 = 24;
 const GENERATION_MASK: u64 = (1 << (64 - INDEX_BITS - SLOT_BITS)) - 1;
+/// Slots looked at under one hold of the lock, where all are looked at.
+const STRETCH: usize = 256;
 
 /// Bytes taken and not yet stored, of one tenant or of the node.
 #[derive(Debug)]
@@ -119,8 +121,8 @@ pub struct Seat {
     receipts: Arc<Receipts>,
     mailbox: Arc<Mailbox>,
     tenant: Arc<Budget>,
-    slot: u32,
-    generation: u64,
+    /// The ticket of its record 0: slot and generation.
+    name: Ticket,
 }
 
 impl Receipts {
@@ -155,7 +157,7 @@ impl Receipts {
             place.occupant = Some(Occupant { mailbox: Arc::clone(&mailbox), tenant: Arc::clone(&tenant), left: false });
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Seat { receipts: Arc::clone(self), mailbox, tenant, slot, generation }
+        Seat { receipts: Arc::clone(self), mailbox, tenant, name: pack(slot, generation, 0) }
     }
 
     fn tenant(&self, tenant: &str) -> Arc<Budget> {
@@ -172,12 +174,16 @@ impl Receipts {
         budget
     }
 
-    /// Calls `each` for every connection that lives.
+    /// Calls `each` for every connection that lives, and for none or all of those that come and go meanwhile. The lock
+    /// is let go every few hundred connections: reports are handed out under it.
     pub fn for_each(&self, mut each: impl FnMut(&Mailbox)) {
-        let slots = lock(&self.slots);
-        for occupant in slots.slots.iter().filter_map(|slot| slot.occupant.as_ref()) {
-            if !occupant.left {
-                each(&occupant.mailbox);
+        for start in (0..).step_by(STRETCH) {
+            let slots = lock(&self.slots);
+            let Some(rest) = slots.slots.get(start..).filter(|rest| !rest.is_empty()) else { return };
+            for occupant in rest.iter().take(STRETCH).filter_map(|slot| slot.occupant.as_ref()) {
+                if !occupant.left {
+                    each(&occupant.mailbox);
+                }
             }
         }
     }
@@ -269,7 +275,7 @@ impl Seat {
             return None;
         }
         self.mailbox.appended();
-        Some(pack(self.slot, self.generation, index))
+        Some(Ticket(self.name.0 | (u64::from(index) % WINDOW as u64)))
     }
 
     /// Takes back a ticket the log did not want.
@@ -299,12 +305,13 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.mailbox.close();
         self.receipts.connections.fetch_sub(1, Ordering::Relaxed);
+        let (slot, generation, _) = unpack(self.name);
         let mut slots = lock(&self.receipts.slots);
-        if let Some(occupant) = slots.occupant(self.slot, self.generation) {
+        if let Some(occupant) = slots.occupant(slot, generation) {
             occupant.left = true;
             // Reports are handed out under the same lock, so none can slip between the question and the answer.
             if occupant.mailbox.outstanding() == 0 {
-                slots.vacate(self.slot);
+                slots.vacate(slot);
             }
         }
     }
@@ -379,6 +386,24 @@ mod tests {
         let new = seat.ticket(0, 1).unwrap();
         assert_ne!(old, new);
         assert_eq!(unpack(old).0, unpack(new).0);
+    }
+
+    #[test]
+    fn everybody_is_reached_however_many_there_are() {
+        let receipts = Arc::new(Receipts::new(&Limits::default()));
+        let mut seats: Vec<_> =
+            (0..2 * STRETCH + 3).map(|_| receipts.seat("t", Arc::new(Mailbox::default()))).collect();
+        seats.remove(STRETCH);
+        let mut reached = 0;
+        receipts.for_each(|_| reached += 1);
+        assert_eq!(reached, 2 * STRETCH + 2);
+    }
+
+    #[test]
+    fn what_a_connection_costs_here_is_small() {
+        // A slot in the table, and what the connection holds of it.
+        assert!(size_of::<Slot>() <= 32, "{}", size_of::<Slot>());
+        assert!(size_of::<Seat>() <= 32, "{}", size_of::<Seat>());
     }
 
     #[test]

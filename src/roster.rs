@@ -27,24 +27,17 @@ pub struct Roster {
     hasher: DefaultHashBuilder,
 }
 
-/// A device's entry; removed when dropped, unless a newer one has taken its place.
-#[derive(Debug)]
-pub struct Entered {
-    roster: Arc<Roster>,
-    key: DeviceKey,
-    epoch: Epoch,
-}
-
 impl Roster {
     /// Enters a connection with an epoch above every earlier one of the device, and tells the connection it replaces:
     /// `moved` where it is the same boot that came back, `superseded` where it is another.
     ///
-    /// The epoch is microseconds since 1970, or one more than the last where that is higher.
-    pub fn enter(self: &Arc<Self>, key: &DeviceKey, boot: &str, mailbox: Arc<Mailbox>, unix_us: u64) -> Entered {
+    /// The epoch is microseconds since 1970, or one more than the last where that is higher. Who enters has to
+    /// [`Roster::leave`] with it.
+    pub fn enter(&self, key: &DeviceKey, boot: &str, mailbox: Arc<Mailbox>, unix_us: u64) -> Epoch {
         let hash = self.hasher.hash_one(key);
         let boot = self.hasher.hash_one(boot);
         let mut shard = self.shard(hash);
-        let epoch = match shard.entry(hash, |entry| entry.key == *key, |entry| self.hasher.hash_one(&entry.key)) {
+        match shard.entry(hash, |entry| entry.key == *key, |entry| self.hasher.hash_one(&entry.key)) {
             hash_table::Entry::Occupied(mut occupied) => {
                 let old = occupied.get_mut();
                 let epoch = Epoch(unix_us.max(old.epoch.0 + 1));
@@ -59,8 +52,16 @@ impl Roster {
                 vacant.insert(Entry { key: key.clone(), epoch, boot, mailbox });
                 epoch
             }
-        };
-        Entered { roster: Arc::clone(self), key: key.clone(), epoch }
+        }
+    }
+
+    /// Removes what was entered with this epoch; where a newer one has taken its place, nothing.
+    pub fn leave(&self, key: &DeviceKey, epoch: Epoch) {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        if let Ok(entry) = shard.find_entry(hash, |entry| entry.key == *key && entry.epoch == epoch) {
+            entry.remove();
+        }
     }
 
     /// The connected device's mailbox and epoch.
@@ -86,28 +87,6 @@ impl Roster {
     }
 }
 
-impl Entered {
-    /// The epoch of this entry.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// Whose it is.
-    pub fn key(&self) -> &DeviceKey {
-        &self.key
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let hash = self.roster.hasher.hash_one(&self.key);
-        let mut shard = self.roster.shard(hash);
-        if let Ok(entry) = shard.find_entry(hash, |entry| entry.key == self.key && entry.epoch == self.epoch) {
-            entry.remove();
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -120,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_newest_wins_and_the_loser_is_told_why() {
-        let roster = Arc::new(Roster::default());
+        let roster = Roster::default();
         let key = DeviceKey::new("t", "d").unwrap();
         let mailboxes: Vec<_> = (0..3).map(|_| Arc::new(Mailbox::default())).collect();
         let first = roster.enter(&key, "boot-a", Arc::clone(&mailboxes[0]), 100);
@@ -128,18 +107,24 @@ mod tests {
         assert_eq!(mailboxes[0].take_letter(), Some(Letter::Close(CloseReason::Moved)));
         let third = roster.enter(&key, "boot-b", Arc::clone(&mailboxes[2]), 50);
         assert_eq!(mailboxes[1].take_letter(), Some(Letter::Close(CloseReason::Superseded)));
-        assert_eq!((first.epoch(), second.epoch(), third.epoch()), (Epoch(100), Epoch(101), Epoch(102)));
+        assert_eq!([first, second, third], [100, 101, 102].map(Epoch));
+    }
+
+    #[test]
+    fn a_row_is_small() {
+        // A row of the table, beside it one byte of tag, and room for growth: the table is at most seven eighths full.
+        assert!(size_of::<Entry>() <= 48, "{}", size_of::<Entry>());
     }
 
     #[test]
     fn a_loser_that_leaves_late_removes_nothing() {
-        let roster = Arc::new(Roster::default());
+        let roster = Roster::default();
         let key = DeviceKey::new("t", "d").unwrap();
         let first = roster.enter(&key, "a", Arc::new(Mailbox::default()), 1);
         let second = roster.enter(&key, "a", Arc::new(Mailbox::default()), 2);
-        drop(first);
-        assert_eq!(roster.find(&key).unwrap().1, second.epoch());
-        drop(second);
+        roster.leave(&key, first);
+        assert_eq!(roster.find(&key).unwrap().1, second);
+        roster.leave(&key, second);
         assert!(roster.is_empty());
     }
 }

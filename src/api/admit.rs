@@ -17,7 +17,7 @@ use crate::connection::{Entry, Farewell};
 use crate::id::DeviceKey;
 use crate::protocol::close::CloseReason;
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
-use crate::telemetry::metrics::AttemptOutcome;
+use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
 pub(super) async fn root(
     gate: State<Arc<Gate>>,
@@ -103,6 +103,7 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<Entry, Refusal>
 
 fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish) -> Entry {
     Entry {
+        kind: PeerKind::Device,
         key,
         boot: wish.boot.clone(),
         encoding: wish.encoding,

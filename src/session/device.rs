@@ -1,16 +1,18 @@
-//! A device's session: what each message, report and moment means, and what is to be done about it.
+//! A session: what each message, report and moment means, and what is to be done about it. A device's; an application's
+//! is the same without updates.
 
 use std::borrow::Cow;
 
 use super::Now;
 use super::heartbeat::{Beat, Heartbeat};
 use super::rate::{Bucket, Counter};
-use super::window::{Progress, Window};
+use super::window::Window;
 use crate::id::DeviceKey;
 use crate::limits::Limits;
 use crate::mailbox::Settled;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report};
+use crate::telemetry::metrics::PeerKind;
 
 /// How long before a token's end its device is told.
 const AUTH_DUE_BEFORE_MS: i64 = 60_000;
@@ -24,6 +26,13 @@ pub enum Step<'a> {
     Append(Report<'a>),
     /// Send this.
     Reply(GatewayMessage<'a>),
+    /// Send this refusal.
+    Refuse {
+        /// It.
+        message: GatewayMessage<'a>,
+        /// Whether the log gets a line: not where a peer could write it full.
+        line: bool,
+    },
     /// Verify the token, then say [`Session::verified`].
     Verify {
         /// The token.
@@ -31,10 +40,15 @@ pub enum Step<'a> {
         /// The message's id.
         id: Option<Cow<'a, str>>,
     },
-    /// Send this, then end.
+    /// Send this refusal, then end.
     Last(GatewayMessage<'a>, CloseReason),
-    /// Nothing.
-    Nothing,
+    /// End.
+    Close(CloseReason),
+    /// Change nothing: an answer to a command that was never sent. Somebody guesses.
+    Guess {
+        /// Whether the log gets a line.
+        line: bool,
+    },
 }
 
 /// What is to be done because time has passed.
@@ -59,56 +73,80 @@ pub enum Room {
     After(u64),
 }
 
-/// One device's session, from `welcome` to its close.
+/// What became of a token that came by `auth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is good, and for this identity.
+    Good {
+        /// Its `exp`, Unix milliseconds.
+        expires_at_ms: i64,
+    },
+    /// It is good, and somebody else's.
+    Foreign,
+    /// It is not good.
+    Bad,
+    /// Nobody can say just now: the keys cannot be read.
+    Unknown {
+        /// When it is worth asking again.
+        retry_after_s: u64,
+    },
+}
+
+/// What most sessions never need.
+#[derive(Debug, Default)]
+struct Rare {
+    faults: Counter,
+    guesses: Counter,
+    auths: Counter,
+    /// A token is being verified.
+    verifying: bool,
+}
+
+/// One session, from `welcome` to its close.
 #[derive(Debug)]
 pub struct Session {
-    key: DeviceKey,
     window: Window,
-    heartbeat: Heartbeat,
     rate: Bucket,
-    faults: Counter,
-    control: Counter,
-    auths: Counter,
-    /// End of the token, leeway included, Unix milliseconds; `i64::MAX` without one.
-    token_ends_ms: i64,
-    /// `exp` itself.
+    /// `exp` of the token, Unix milliseconds; `i64::MAX` without one.
     token_expires_ms: i64,
+    heartbeat: Heartbeat,
+    control: Counter,
+    rare: Option<Box<Rare>>,
+    /// How long after its `exp` a token is honoured.
+    leeway_ms: u32,
+    kind: PeerKind,
     auth_due_sent: bool,
     log_paused: bool,
     rate_paused: bool,
 }
 
 impl Session {
-    /// A session that begins at `now`, of a device whose token expires at `token_expires_ms` (none: `None`) and is
+    /// A session that begins at `now`, of a peer whose token expires at `token_expires_ms` (none: `None`) and is
     /// honoured `leeway_ms` longer.
-    pub fn new(
-        key: DeviceKey,
-        heartbeat_ms: u32,
-        token_expires_ms: Option<i64>,
-        leeway_ms: i64,
-        limits: &Limits,
-        now: Now,
-    ) -> Self {
-        let token_expires_ms = token_expires_ms.unwrap_or(i64::MAX);
+    pub fn new(kind: PeerKind, heartbeat_ms: u32, token_expires_ms: Option<i64>, leeway_ms: i64, now: Now) -> Self {
         Self {
-            key,
             window: Window::default(),
+            rate: Bucket::full(now.mono_ms),
+            token_expires_ms: token_expires_ms.unwrap_or(i64::MAX),
             heartbeat: Heartbeat::new(heartbeat_ms, now),
-            rate: Bucket::full(limits.messages_per_s, now.mono_ms),
-            faults: Counter::default(),
             control: Counter::default(),
-            auths: Counter::default(),
-            token_ends_ms: token_expires_ms.saturating_add(leeway_ms),
-            token_expires_ms,
+            rare: None,
+            leeway_ms: u32::try_from(leeway_ms.max(0)).unwrap_or(u32::MAX),
+            kind,
             auth_due_sent: false,
             log_paused: false,
             rate_paused: false,
         }
     }
 
-    /// Whose it is.
-    pub fn key(&self) -> &DeviceKey {
-        &self.key
+    /// Whether it is a device's or an application's.
+    pub const fn kind(&self) -> PeerKind {
+        self.kind
+    }
+
+    /// When its token expires, Unix milliseconds; nothing without one.
+    pub fn token_expires_at(&self) -> Option<i64> {
+        (self.token_expires_ms != i64::MAX).then_some(self.token_expires_ms)
     }
 
     /// What was taken and is not settled.
@@ -116,9 +154,14 @@ impl Session {
         &self.window
     }
 
-    /// Something arrived. Returns a ping's round trip in milliseconds where this ends one.
-    pub fn heard(&mut self, now: Now) -> Option<u64> {
-        self.heartbeat.heard(now)
+    /// Something arrived.
+    pub fn heard(&mut self, now: Now) {
+        self.heartbeat.heard(now);
+    }
+
+    /// A pong arrived. Returns the round trip in milliseconds where a ping was waiting for it.
+    pub fn pong(&mut self, now: Now) -> Option<u64> {
+        self.heartbeat.pong(now)
     }
 
     /// The socket is not being read now, so silence says nothing.
@@ -132,67 +175,92 @@ impl Session {
         (!fine).then_some(CloseReason::PolicyViolation)
     }
 
-    /// Whether an update of `bytes` may be taken now; asked before each, and `After` counts nothing.
-    pub fn room(&mut self, bytes: usize, limits: &Limits, now: Now) -> Room {
+    /// Whether an update of `bytes` may be taken now. Asking changes nothing.
+    pub fn room(&self, bytes: usize, limits: &Limits, now: Now) -> Room {
         if !self.window.fits(bytes, limits.window_messages, limits.window_bytes) {
             return Room::Full;
         }
-        match self.rate.take(limits.messages_per_s, now.mono_ms) {
-            Ok(()) => Room::Yes,
-            Err(ms) => Room::After(ms),
+        match self.rate.wait_ms(limits.messages_per_s, now.mono_ms) {
+            0 => Room::Yes,
+            ms => Room::After(ms),
         }
     }
 
-    /// What one message, or what could not be read as one, asks for.
-    pub fn message<'a>(&mut self, item: Result<DeviceMessage<'a>, Refusal>, limits: &Limits, now: Now) -> Step<'a> {
+    /// Whether it is worth looking again at what found no room: a large batch is read anew each time, so not for every
+    /// single place in the window that becomes free.
+    pub fn has_half_room(&self, limits: &Limits) -> bool {
+        self.window.is_empty()
+            || (self.window.len() <= limits.window_messages / 2 && self.window.bytes() <= limits.window_bytes / 2)
+    }
+
+    /// What one message of the peer `key`, or what could not be read as one, asks for.
+    pub fn message<'a>(
+        &mut self,
+        item: Result<DeviceMessage<'a>, Refusal>,
+        key: &DeviceKey,
+        limits: &Limits,
+        now: Now,
+    ) -> Step<'a> {
         match item {
-            Ok(DeviceMessage::Report(report)) if self.is_mine(&report) => Step::Append(report),
+            Ok(DeviceMessage::Ping { id }) => match self.control_frame(limits, now) {
+                Some(reason) => Step::Close(reason),
+                None => Step::Reply(GatewayMessage::Pong { id, server_time: now.unix_ms }),
+            },
+            Ok(DeviceMessage::Auth { token, id }) => self.auth(token, id, limits, now),
+            Ok(_) if self.kind == PeerKind::App => self.refuse(not_for_applications(), limits, now),
+            Ok(DeviceMessage::Report(report)) if is_of(&report, key) => Step::Append(report),
             Ok(DeviceMessage::Report(report)) => self.refuse(foreign(report.seq), limits, now),
-            Ok(DeviceMessage::Ping { id }) => Step::Reply(GatewayMessage::Pong { id, server_time: now.unix_ms }),
-            Ok(DeviceMessage::Auth { token, id }) => {
-                if self.auths.count(now.mono_ms, SECOND_MS, 1) {
-                    return Step::Verify { token, id };
-                }
-                let refusal = Refusal {
-                    code: RefusalCode::Rate,
-                    message: "auth: at most once a second".into(),
-                    seq: None,
-                    id: id.map(Cow::into_owned),
-                };
-                self.refuse(refusal, limits, now)
+            Ok(DeviceMessage::CommandAck(_)) => self.guess(limits, now),
+            Err(refusal) if self.kind == PeerKind::App && refusal.code == RefusalCode::UnknownType => {
+                self.refuse(Refusal { id: refusal.id, ..not_for_applications() }, limits, now)
             }
-            // An answer to a command nobody sent changes nothing.
-            Ok(DeviceMessage::CommandAck(_)) => Step::Nothing,
             Err(refusal) => self.refuse(refusal, limits, now),
         }
     }
 
-    fn is_mine(&self, report: &Report<'_>) -> bool {
-        report.device_id.as_deref().is_none_or(|device| device == self.key.device())
-            && report.tenant.as_deref().is_none_or(|tenant| tenant == self.key.tenant())
+    fn auth<'a>(&mut self, token: Cow<'a, str>, id: Option<Cow<'a, str>>, limits: &Limits, now: Now) -> Step<'a> {
+        let rare = self.rare.get_or_insert_default();
+        if rare.auths.count(now.mono_ms, SECOND_MS, 1) && !rare.verifying {
+            rare.verifying = true;
+            return Step::Verify { token, id };
+        }
+        let message = "auth: at most once a second, and not before the last one is answered".into();
+        self.refuse(Refusal { code: RefusalCode::Rate, message, seq: None, id: id.map(Cow::into_owned) }, limits, now)
+    }
+
+    /// An answer to a command nobody sent: not worth an answer, and counted with what may not come in floods.
+    fn guess<'a>(&mut self, limits: &Limits, now: Now) -> Step<'a> {
+        if let Some(reason) = self.control_frame(limits, now) {
+            return Step::Close(reason);
+        }
+        let line = self.rare.get_or_insert_default().guesses.count(now.mono_ms, MINUTE_MS, 1);
+        Step::Guess { line }
     }
 
     fn refuse<'a>(&mut self, refusal: Refusal, limits: &Limits, now: Now) -> Step<'a> {
+        let rare = self.rare.get_or_insert_default();
         // What is asked for too often is answered and costs little; the rest is the sender's own fault.
-        let fine = refusal.code == RefusalCode::Rate
-            || self.faults.count(now.mono_ms, MINUTE_MS, limits.faults_per_minute.saturating_sub(1));
+        let own_fault = refusal.code != RefusalCode::Rate;
+        let fine = !own_fault || rare.faults.count(now.mono_ms, MINUTE_MS, limits.faults_per_minute.saturating_sub(1));
+        let line = own_fault || rare.auths.is_first_above(1);
         let message = GatewayMessage::Refused {
             seq: refusal.seq,
             id: refusal.id.map(Cow::Owned),
             code: refusal.code,
             message: refusal.message,
         };
-        if fine { Step::Reply(message) } else { Step::Last(message, CloseReason::PolicyViolation) }
+        if fine { Step::Refuse { message, line } } else { Step::Last(message, CloseReason::PolicyViolation) }
     }
 
     /// The log took the update; its number is [`Window::next`] as it was before.
-    pub fn taken(&mut self, seq: Option<u64>, bytes: usize) {
-        self.window.take(seq, bytes);
+    pub fn taken(&mut self, seq: Option<u64>, bytes: usize, limits: &Limits, now: Now) {
+        self.rate.take(limits.messages_per_s, now.mono_ms);
+        self.window.take(seq, bytes, now.mono_ms);
     }
 
     /// Reports came. `send` gets the refusals and then the ack, in their order.
     pub fn settled(&mut self, settled: Settled, mut send: impl FnMut(GatewayMessage<'static>)) {
-        let Progress { ack } = self.window.settle(settled.ended, settled.refused, |seq| {
+        let ack = self.window.settle(settled.ended, settled.refused, |seq| {
             send(GatewayMessage::Refused {
                 seq,
                 id: None,
@@ -205,31 +273,47 @@ impl Session {
         }
     }
 
-    /// The verdict on an `auth`: the new token's end and leeway where it is valid and for this identity.
-    pub fn verified<'a>(
-        &mut self,
-        id: Option<Cow<'a, str>>,
-        verdict: Result<(i64, i64), RefusalCode>,
-        limits: &Limits,
-        now: Now,
-    ) -> Step<'a> {
+    /// The verdict on an `auth` with this `id`.
+    pub fn verified<'a>(&mut self, id: Option<Cow<'a, str>>, verdict: Verdict, limits: &Limits, now: Now) -> Step<'a> {
+        if let Some(rare) = &mut self.rare {
+            rare.verifying = false;
+        }
+        let refusal = |code, message: Cow<'static, str>, id: Option<Cow<'a, str>>| Refusal {
+            code,
+            message,
+            seq: None,
+            id: id.map(Cow::into_owned),
+        };
         match verdict {
-            Ok((expires_at, leeway_ms)) => {
-                self.token_expires_ms = expires_at;
-                self.token_ends_ms = expires_at.saturating_add(leeway_ms);
+            Verdict::Good { expires_at_ms } => {
+                self.token_expires_ms = expires_at_ms;
                 self.auth_due_sent = false;
-                Step::Reply(GatewayMessage::AuthAck { id, expires_at })
+                Step::Reply(GatewayMessage::AuthAck { id, expires_at: expires_at_ms })
             }
-            Err(code) => {
-                let message = "auth: not a valid token for this identity; the old one stands".into();
-                self.refuse(Refusal { code, message, seq: None, id: id.map(Cow::into_owned) }, limits, now)
+            Verdict::Foreign => Step::Last(
+                GatewayMessage::Refused {
+                    seq: None,
+                    id,
+                    code: RefusalCode::Forbidden,
+                    message: "auth: a token of another identity: connect anew with it".into(),
+                },
+                CloseReason::IdentityChanged,
+            ),
+            Verdict::Bad => {
+                let message = "auth: not a valid token; the old one stands".into();
+                self.refuse(refusal(RefusalCode::InvalidToken, message, id), limits, now)
+            }
+            Verdict::Unknown { retry_after_s } => {
+                let message = format!("auth: tokens cannot be verified just now; send it again in {retry_after_s} s");
+                self.refuse(refusal(RefusalCode::Rate, message.into(), id), limits, now)
             }
         }
     }
 
     /// The log's flow, as the node sees it. Returns what to tell the device where it does not know.
     pub fn flow(&mut self, paused: bool, retry_after_ms: Option<u64>) -> Option<GatewayMessage<'static>> {
-        if paused == self.log_paused {
+        // Who may send no updates is not asked to hold them.
+        if paused == self.log_paused || self.kind == PeerKind::App {
             return None;
         }
         self.log_paused = paused;
@@ -250,14 +334,17 @@ impl Session {
         })
     }
 
-    /// Whether the device has been asked to hold its updates.
-    pub fn is_paused(&self) -> bool {
-        self.log_paused || self.rate_paused
+    /// Whether the device has been asked for this reason to hold its updates, and not yet told to go on.
+    pub const fn is_paused(&self, reason: PauseReason) -> bool {
+        match reason {
+            PauseReason::Log => self.log_paused,
+            PauseReason::Rate => self.rate_paused,
+        }
     }
 
     /// The next thing that time asks for; to be called until it returns `None`.
     pub fn due(&mut self, now: Now) -> Option<Due> {
-        if now.unix_ms >= self.token_ends_ms {
+        if now.unix_ms >= self.token_ends_ms() {
             return Some(Due::Close(CloseReason::TokenExpired));
         }
         if !self.auth_due_sent && now.unix_ms >= self.token_expires_ms.saturating_sub(AUTH_DUE_BEFORE_MS) {
@@ -268,22 +355,31 @@ impl Session {
             Beat::Lost => Some(Due::Close(CloseReason::HeartbeatLost)),
             Beat::Ping => Some(Due::Ping),
             Beat::Wait => {
-                self.window.compact();
+                self.window.compact(now.mono_ms);
                 None
             }
         }
     }
 
+    fn token_ends_ms(&self) -> i64 {
+        self.token_expires_ms.saturating_add(i64::from(self.leeway_ms))
+    }
+
     /// When [`Session::due`] is next worth asking, on the monotonic clock.
     pub fn due_ms(&self, now: Now) -> u64 {
         let token = if self.auth_due_sent {
-            self.token_ends_ms
+            self.token_ends_ms()
         } else {
             self.token_expires_ms.saturating_sub(AUTH_DUE_BEFORE_MS)
         };
         let token_in = u64::try_from(token.saturating_sub(now.unix_ms)).unwrap_or(0);
-        self.heartbeat.due_ms().min(now.mono_ms.saturating_add(token_in))
+        self.heartbeat.due_ms(now).min(now.mono_ms.saturating_add(token_in))
     }
+}
+
+fn is_of(report: &Report<'_>, key: &DeviceKey) -> bool {
+    report.device_id.as_deref().is_none_or(|device| device == key.device())
+        && report.tenant.as_deref().is_none_or(|tenant| tenant == key.tenant())
 }
 
 fn foreign(seq: Option<u64>) -> Refusal {
@@ -295,17 +391,34 @@ fn foreign(seq: Option<u64>) -> Refusal {
     }
 }
 
+fn not_for_applications() -> Refusal {
+    Refusal {
+        code: RefusalCode::UnknownType,
+        message:
+            "an application's `type` is auth or ping; subscribe and command are not available yet, and devices send \
+                  updates on /v1/device"
+                .into(),
+        seq: None,
+        id: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::ReportKind;
+    use crate::protocol::message::{CommandAck, CommandStatus, ReportKind};
+    use proptest::prelude::*;
 
     fn at(mono_ms: u64) -> Now {
         Now { mono_ms, unix_ms: 1_000_000 + mono_ms as i64 }
     }
 
     fn session(expires: Option<i64>) -> Session {
-        Session::new(DeviceKey::new("acme", "d1").unwrap(), 25_000, expires, 30_000, &Limits::default(), at(0))
+        Session::new(PeerKind::Device, 25_000, expires, 30_000, at(0))
+    }
+
+    fn key() -> DeviceKey {
+        DeviceKey::new("acme", "d1").unwrap()
     }
 
     fn report(device: Option<&str>) -> Result<DeviceMessage<'_>, Refusal> {
@@ -320,39 +433,87 @@ mod tests {
         }))
     }
 
+    fn step<'a>(session: &mut Session, item: Result<DeviceMessage<'a>, Refusal>, mono_ms: u64) -> Step<'a> {
+        session.message(item, &key(), &Limits::default(), at(mono_ms))
+    }
+
     #[test]
-    fn a_message_that_names_another_device_is_refused_and_never_appended() {
+    fn case_121_a_message_that_names_another_device_is_refused_and_never_appended() {
         let mut session = session(None);
-        let limits = Limits::default();
-        assert!(matches!(session.message(report(Some("d1")), &limits, at(1)), Step::Append(_)));
-        assert!(matches!(session.message(report(None), &limits, at(1)), Step::Append(_)));
-        let step = session.message(report(Some("d2")), &limits, at(1));
-        assert!(
-            matches!(&step, Step::Reply(GatewayMessage::Refused { seq: Some(7), code: RefusalCode::Forbidden, .. })),
-            "{step:?}"
-        );
+        assert!(matches!(step(&mut session, report(Some("d1")), 1), Step::Append(_)));
+        assert!(matches!(step(&mut session, report(None), 1), Step::Append(_)));
+        let step = step(&mut session, report(Some("d2")), 1);
+        let Step::Refuse { message: GatewayMessage::Refused { seq, code, .. }, line: true } = step else {
+            panic!("{step:?}");
+        };
+        assert_eq!((seq, code), (Some(7), RefusalCode::Forbidden));
     }
 
     #[test]
     fn the_tenth_fault_of_a_minute_is_the_last() {
         let mut session = session(None);
-        let limits = Limits::default();
         for _ in 0..9 {
-            assert!(matches!(session.message(report(Some("x")), &limits, at(1)), Step::Reply(_)));
+            assert!(matches!(step(&mut session, report(Some("x")), 59_000), Step::Refuse { .. }));
         }
-        let step = session.message(report(Some("x")), &limits, at(1));
-        assert!(matches!(step, Step::Last(_, CloseReason::PolicyViolation)), "{step:?}");
-        assert!(matches!(session.message(report(Some("x")), &limits, at(60_001)), Step::Reply(_)));
+        let last = step(&mut session, report(Some("x")), 61_000);
+        assert!(matches!(last, Step::Last(_, CloseReason::PolicyViolation)), "{last:?}");
+        assert!(matches!(step(&mut session, report(Some("x")), 119_000), Step::Refuse { .. }));
     }
 
     #[test]
-    fn a_token_is_announced_to_end_then_ends_once_and_a_new_one_moves_both() {
+    fn case_125_a_guessed_answer_changes_nothing_and_is_written_down_once_a_minute() {
+        let mut session = session(None);
+        let guess = || {
+            let id = "c".into();
+            Ok(DeviceMessage::CommandAck(CommandAck {
+                id,
+                status: CommandStatus::Succeeded,
+                result: None,
+                message: None,
+            }))
+        };
+        let steps: Vec<_> = [1, 2, 60_001].map(|ms| step(&mut session, guess(), ms)).into();
+        assert_eq!(steps, [true, false, true].map(|line| Step::Guess { line }));
+        let flood =
+            (0..200).map(|_| step(&mut session, guess(), 70_000)).find(|step| !matches!(step, Step::Guess { .. }));
+        assert_eq!(flood, Some(Step::Close(CloseReason::PolicyViolation)));
+    }
+
+    #[test]
+    fn a_flood_of_ping_messages_ends_like_one_of_ping_frames() {
+        let mut session = session(None);
+        let ping = || Ok(DeviceMessage::Ping { id: None });
+        let answered = (0..200).take_while(|_| matches!(step(&mut session, ping(), 5), Step::Reply(_))).count();
+        assert_eq!(answered, Limits::default().control_frames_per_s as usize);
+        assert_eq!(step(&mut session, ping(), 6), Step::Close(CloseReason::PolicyViolation));
+    }
+
+    #[test]
+    fn an_application_may_ping_and_renew_its_token_and_is_told_what_it_may_not() {
+        let mut session = Session::new(PeerKind::App, 25_000, None, 0, at(0));
+        assert!(matches!(step(&mut session, Ok(DeviceMessage::Ping { id: None }), 1), Step::Reply(_)));
+        let unknown =
+            Refusal { code: RefusalCode::UnknownType, message: "x".into(), seq: None, id: Some("s".to_owned()) };
+        for (item, wanted) in [(report(None), None), (Err(unknown), Some("s"))] {
+            let Step::Refuse { message: GatewayMessage::Refused { code, message, id, .. }, .. } =
+                step(&mut session, item, 1)
+            else {
+                panic!("not refused");
+            };
+            assert_eq!((code, id.as_deref()), (RefusalCode::UnknownType, wanted));
+            assert!(message.contains("not available yet"), "{message}");
+        }
+        assert!(session.flow(true, None).is_none());
+    }
+
+    #[test]
+    fn case_100_and_140_a_token_is_announced_to_end_then_ends_once_and_a_new_one_moves_both() {
         let mut session = session(Some(1_000_000 + 100_000));
         assert_eq!(session.due_ms(at(0)), 25_000, "the heartbeat comes first");
         session.heard(at(40_000));
         assert_eq!(session.due(at(40_000)), Some(Due::Send(GatewayMessage::AuthDue { token_expires_at: 1_100_000 })));
         assert_eq!(session.due(at(40_001)), None);
-        let step = session.verified(None, Ok((1_200_000, 30_000)), &Limits::default(), at(50_000));
+        let step = session.verified(None, Verdict::Good { expires_at_ms: 1_200_000 }, &Limits::default(), at(50_000));
         assert_eq!(step, Step::Reply(GatewayMessage::AuthAck { id: None, expires_at: 1_200_000 }));
         session.heard(at(139_000));
         assert_eq!(session.due(at(139_000)), None, "the old end has gone by");
@@ -363,24 +524,39 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_auth_leaves_the_old_end() {
+    fn case_130_a_failed_auth_leaves_the_old_end() {
         let mut session = session(Some(1_100_000));
-        let verdict = Err(RefusalCode::InvalidToken);
-        let step = session.verified(Some("a".into()), verdict, &Limits::default(), at(1));
-        assert!(matches!(step, Step::Reply(GatewayMessage::Refused { code: RefusalCode::InvalidToken, .. })));
+        let limits = Limits::default();
+        let bad = session.verified(Some("a".into()), Verdict::Bad, &limits, at(1));
+        let Step::Refuse { message: GatewayMessage::Refused { code, .. }, .. } = bad else { panic!("{bad:?}") };
+        assert_eq!(code, RefusalCode::InvalidToken);
         session.heard(at(129_999));
         assert!(matches!(session.due(at(129_999)), Some(Due::Send(_))));
         assert_eq!(session.due(at(130_000)), Some(Due::Close(CloseReason::TokenExpired)));
     }
 
     #[test]
-    fn a_hundred_auths_in_a_second_are_verified_once() {
+    fn a_token_of_another_identity_ends_it_and_one_that_cannot_be_judged_does_not() {
         let mut session = session(None);
         let limits = Limits::default();
+        for ms in 0..20 {
+            let step = session.verified(None, Verdict::Unknown { retry_after_s: 5 }, &limits, at(ms));
+            assert!(matches!(step, Step::Refuse { .. }), "an outage of ours is nobody's fault: {step:?}");
+        }
+        let step = session.verified(None, Verdict::Foreign, &limits, at(21));
+        assert!(matches!(step, Step::Last(_, CloseReason::IdentityChanged)), "{step:?}");
+    }
+
+    #[test]
+    fn case_131_a_hundred_auths_in_a_second_are_verified_once_and_one_line_says_so() {
+        let mut session = session(None);
         let auth = || Ok(DeviceMessage::Auth { token: "t".into(), id: None });
-        let verified =
-            (0..100).filter(|_| matches!(session.message(auth(), &limits, at(5)), Step::Verify { .. })).count();
-        assert_eq!(verified, 1);
+        let steps: Vec<_> = (0..100).map(|_| step(&mut session, auth(), 5)).collect();
+        assert_eq!(steps.iter().filter(|step| matches!(step, Step::Verify { .. })).count(), 1);
+        assert_eq!(steps.iter().filter(|step| matches!(step, Step::Refuse { line: true, .. })).count(), 1);
+        assert!(matches!(step(&mut session, auth(), 2_000), Step::Refuse { .. }), "the first is not answered yet");
+        let _ = session.verified(None, Verdict::Bad, &Limits::default(), at(2_001));
+        assert!(matches!(step(&mut session, auth(), 4_000), Step::Verify { .. }));
     }
 
     #[test]
@@ -388,10 +564,11 @@ mod tests {
         let mut session = session(None);
         assert!(session.flow(false, None).is_none());
         assert!(matches!(session.flow(true, None), Some(GatewayMessage::Pause { reason: PauseReason::Log, .. })));
-        assert!(session.flow(true, None).is_none());
+        assert!(session.flow(true, None).is_none() && session.is_paused(PauseReason::Log));
         assert!(matches!(session.flow(false, None), Some(GatewayMessage::Resume { .. })));
         assert!(matches!(session.rate(Some(9)), Some(GatewayMessage::Pause { retry_after_ms: Some(9), .. })));
-        assert!(session.rate(Some(5)).is_none());
+        assert!(session.rate(Some(5)).is_none() && session.is_paused(PauseReason::Rate));
+        assert!(!session.is_paused(PauseReason::Log));
     }
 
     #[test]
@@ -399,16 +576,52 @@ mod tests {
         let limits = Limits { window_bytes: 10, ..Limits::default() };
         let mut session = session(None);
         assert_eq!(session.room(1_000, &limits, at(0)), Room::Yes);
-        session.taken(Some(1), 8);
+        session.taken(Some(1), 8, &limits, at(0));
         assert_eq!(session.room(3, &limits, at(0)), Room::Full);
+        assert!(!session.has_half_room(&limits));
         let mut sent = Vec::new();
         session.settled(Settled { ended: 1, refused: 0 }, |message| sent.push(message));
         assert_eq!(sent, [GatewayMessage::Ack { seq: 1 }]);
         assert_eq!(session.room(3, &limits, at(0)), Room::Yes);
+        assert!(session.has_half_room(&limits));
+    }
+
+    #[test]
+    fn what_finds_no_room_for_another_reason_costs_nothing_of_the_rate() {
+        let limits = Limits { messages_per_s: 2, ..Limits::default() };
+        let mut session = session(None);
+        for _ in 0..10 {
+            assert_eq!(session.room(1, &limits, at(0)), Room::Yes);
+        }
+        session.taken(None, 1, &limits, at(0));
+        session.taken(None, 1, &limits, at(0));
+        assert_eq!(session.room(1, &limits, at(0)), Room::After(500));
     }
 
     #[test]
     fn a_session_is_small() {
-        assert!(size_of::<Session>() <= 240, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 80, "{}", size_of::<Session>());
+    }
+
+    proptest! {
+        /// Whoever is ended for faults had ten of them within a minute, and nobody lives on with nineteen.
+        #[test]
+        fn faults_end_a_session_when_they_are_many_and_only_then(
+            gaps in proptest::collection::vec(0u64..20_000, 1..60),
+        ) {
+            let mut session = session(None);
+            let (mut now, mut faults) = (0, Vec::new());
+            for gap in gaps {
+                now += gap;
+                faults.push(now);
+                let ended = matches!(step(&mut session, report(Some("x")), now), Step::Last(..));
+                let recent = faults.iter().filter(|fault| now - **fault < MINUTE_MS).count();
+                if ended {
+                    prop_assert!(recent >= 10, "ended after {recent}");
+                    break;
+                }
+                prop_assert!(recent < 19, "lives with {recent}");
+            }
+        }
     }
 }

@@ -6,15 +6,18 @@
 
 use super::Now;
 
-/// The heartbeat of one connection.
+/// The heartbeat of one connection. Moments are the low half of the milliseconds: only differences are ever taken, and
+/// those stay far below seven weeks.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
     interval_ms: u32,
-    heard_ms: u64,
+    heard_ms: u32,
+    /// When the oldest ping was sent that no pong has answered.
+    pinged_ms: u32,
     /// Pings sent since something was heard.
     unanswered: u8,
-    /// When the oldest of those pings was sent.
-    pinged_ms: u64,
+    /// Whether a pong is awaited.
+    awaits_pong: bool,
 }
 
 /// What the heartbeat wants.
@@ -31,44 +34,57 @@ pub enum Beat {
 impl Heartbeat {
     /// Every `interval_ms`, from `now`.
     pub const fn new(interval_ms: u32, now: Now) -> Self {
-        Self { interval_ms, heard_ms: now.mono_ms, unanswered: 0, pinged_ms: 0 }
+        Self { interval_ms, heard_ms: now.mono_ms as u32, pinged_ms: 0, unanswered: 0, awaits_pong: false }
     }
 
-    /// Something arrived. Returns the round trip in milliseconds where it ends one: from the oldest unanswered ping.
-    pub fn heard(&mut self, now: Now) -> Option<u64> {
-        self.heard_ms = now.mono_ms;
-        let answered = self.unanswered != 0;
+    /// Something arrived.
+    pub fn heard(&mut self, now: Now) {
+        self.heard_ms = now.mono_ms as u32;
         self.unanswered = 0;
-        answered.then(|| now.mono_ms.saturating_sub(self.pinged_ms))
+    }
+
+    /// A pong arrived. Returns the round trip in milliseconds where a ping was waiting for it.
+    pub fn pong(&mut self, now: Now) -> Option<u64> {
+        let awaited = std::mem::take(&mut self.awaits_pong);
+        awaited.then(|| u64::from((now.mono_ms as u32).wrapping_sub(self.pinged_ms)))
     }
 
     /// The peer is not being read: its silence says nothing.
     pub fn not_reading(&mut self, now: Now) {
-        self.heard_ms = now.mono_ms;
-        self.unanswered = 0;
+        self.heard(now);
+        self.awaits_pong = false;
+    }
+
+    fn silence_ms(&self, now: Now) -> u64 {
+        u64::from((now.mono_ms as u32).wrapping_sub(self.heard_ms))
+    }
+
+    /// The silence after which there is something to do.
+    fn patience_ms(&self) -> u64 {
+        let interval = u64::from(self.interval_ms);
+        (interval * (u64::from(self.unanswered) + 1)).min(interval * 9 / 4)
     }
 
     /// What is due.
     pub fn beat(&mut self, now: Now) -> Beat {
-        let silence = now.mono_ms.saturating_sub(self.heard_ms);
-        let interval = u64::from(self.interval_ms);
-        if silence >= interval * 9 / 4 {
+        let silence = self.silence_ms(now);
+        if silence >= u64::from(self.interval_ms) * 9 / 4 {
             return Beat::Lost;
         }
-        if silence < interval * (u64::from(self.unanswered) + 1) {
+        if silence < self.patience_ms() {
             return Beat::Wait;
         }
-        if self.unanswered == 0 {
-            self.pinged_ms = now.mono_ms;
+        if !self.awaits_pong {
+            self.pinged_ms = now.mono_ms as u32;
+            self.awaits_pong = true;
         }
         self.unanswered += 1;
         Beat::Ping
     }
 
     /// When [`Heartbeat::beat`] is next worth asking, on the monotonic clock.
-    pub fn due_ms(&self) -> u64 {
-        let interval = u64::from(self.interval_ms);
-        self.heard_ms + (interval * (u64::from(self.unanswered) + 1)).min(interval * 9 / 4)
+    pub fn due_ms(&self, now: Now) -> u64 {
+        now.mono_ms + self.patience_ms().saturating_sub(self.silence_ms(now))
     }
 }
 
@@ -80,12 +96,12 @@ mod tests {
         Now { mono_ms, unix_ms: 0 }
     }
 
-    #[test]
-    fn two_missed_pings_end_it_within_two_and_a_half_intervals() {
-        let mut heartbeat = Heartbeat::new(10_000, at(0));
+    /// What a silent peer gets, by the milliseconds since `start`.
+    fn silence_from(start: u64) -> Vec<(u64, Beat)> {
+        let mut heartbeat = Heartbeat::new(10_000, at(start));
         let mut seen = Vec::new();
         for ms in (0..30_000).step_by(500) {
-            match heartbeat.beat(at(ms)) {
+            match heartbeat.beat(at(start + ms)) {
                 Beat::Wait => {}
                 beat => seen.push((ms, beat)),
             }
@@ -93,16 +109,35 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(seen, [(10_000, Beat::Ping), (20_000, Beat::Ping), (22_500, Beat::Lost)]);
+        seen
     }
 
     #[test]
-    fn any_traffic_counts_and_tells_the_round_trip() {
+    fn two_missed_pings_end_it_within_two_and_a_half_intervals() {
+        assert_eq!(silence_from(0), [(10_000, Beat::Ping), (20_000, Beat::Ping), (22_500, Beat::Lost)]);
+    }
+
+    #[test]
+    fn a_node_that_is_up_for_seven_weeks_beats_as_before() {
+        let wrap = u64::from(u32::MAX);
+        for start in [wrap - 15_000, wrap, wrap + 1] {
+            assert_eq!(silence_from(start), silence_from(0), "{start}");
+        }
+        let mut heartbeat = Heartbeat::new(10_000, at(wrap - 5_000));
+        assert_eq!(heartbeat.due_ms(at(wrap - 4_000)), wrap + 5_000);
+        heartbeat.heard(at(wrap + 3_000));
+        assert_eq!(heartbeat.due_ms(at(wrap + 3_500)), wrap + 13_000);
+    }
+
+    #[test]
+    fn any_traffic_counts_and_a_pong_tells_the_round_trip() {
         let mut heartbeat = Heartbeat::new(10_000, at(0));
-        assert_eq!(heartbeat.heard(at(100)), None);
-        assert_eq!((heartbeat.beat(at(10_100)), heartbeat.due_ms()), (Beat::Ping, 20_100));
-        assert_eq!(heartbeat.heard(at(10_140)), Some(40));
-        assert_eq!((heartbeat.beat(at(20_000)), heartbeat.due_ms()), (Beat::Wait, 20_140));
+        heartbeat.heard(at(100));
+        assert_eq!(heartbeat.pong(at(100)), None, "nobody asked");
+        assert_eq!((heartbeat.beat(at(10_100)), heartbeat.due_ms(at(10_100))), (Beat::Ping, 20_100));
+        heartbeat.heard(at(10_120));
+        assert_eq!((heartbeat.beat(at(20_000)), heartbeat.due_ms(at(20_000))), (Beat::Wait, 20_120));
+        assert_eq!((heartbeat.pong(at(20_010)), heartbeat.pong(at(20_011))), (Some(9_910), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! one atomic addition: no label is hashed and no lock taken. Nothing here takes a device, a tenant or an address.
 
 mod labels;
+mod tally;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ pub use labels::{
     AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, ProbePath,
     PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
+pub use tally::Tally;
 
 /// Why the metrics could not be made: two of one name, a mistake in this file.
 pub type MetricsError = prometheus::Error;
