@@ -16,8 +16,8 @@ pub struct Heartbeat {
     pinged_ms: u32,
     /// Pings sent since something was heard.
     unanswered: u8,
-    /// Whether a pong is awaited.
-    awaits_pong: bool,
+    /// Whether a pong is due.
+    pong_due: bool,
 }
 
 /// What the heartbeat wants.
@@ -34,7 +34,7 @@ pub enum Beat {
 impl Heartbeat {
     /// Every `interval_ms`, from `now`.
     pub const fn new(interval_ms: u32, now: Now) -> Self {
-        Self { interval_ms, heard_ms: now.mono_ms as u32, pinged_ms: 0, unanswered: 0, awaits_pong: false }
+        Self { interval_ms, heard_ms: now.mono_ms as u32, pinged_ms: 0, unanswered: 0, pong_due: false }
     }
 
     /// Something arrived.
@@ -45,14 +45,14 @@ impl Heartbeat {
 
     /// A pong arrived. Returns the round trip in milliseconds where a ping was waiting for it.
     pub fn pong(&mut self, now: Now) -> Option<u64> {
-        let awaited = std::mem::take(&mut self.awaits_pong);
-        awaited.then(|| u64::from((now.mono_ms as u32).wrapping_sub(self.pinged_ms)))
+        let was_due = std::mem::take(&mut self.pong_due);
+        was_due.then(|| u64::from((now.mono_ms as u32).wrapping_sub(self.pinged_ms)))
     }
 
     /// The peer is not being read: its silence says nothing.
     pub fn not_reading(&mut self, now: Now) {
         self.heard(now);
-        self.awaits_pong = false;
+        self.pong_due = false;
     }
 
     fn silence_ms(&self, now: Now) -> u64 {
@@ -74,9 +74,9 @@ impl Heartbeat {
         if silence < self.patience_ms() {
             return Beat::Wait;
         }
-        if !self.awaits_pong {
+        if !self.pong_due {
             self.pinged_ms = now.mono_ms as u32;
-            self.awaits_pong = true;
+            self.pong_due = true;
         }
         self.unanswered += 1;
         Beat::Ping
