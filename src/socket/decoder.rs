@@ -103,7 +103,7 @@ struct Frame {
 impl Frame {
     /// Reads a header from the front of `bytes`: the frame and the header's length, or nothing while it is not whole.
     /// Every check is made at the first byte that can fail it, so the verdict does not depend on how bytes are cut.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+    fn parse(bytes: &[u8], deflate: bool) -> Result<Option<(Self, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & 0x30 != 0 {
             return Err(protocol_error("reserved bit set"));
@@ -117,6 +117,10 @@ impl Frame {
             10 => Kind::Pong,
             _ => return Err(protocol_error("reserved opcode")),
         };
+        let compressed = first & 0x40 != 0;
+        if compressed && !(deflate && matches!(kind, Kind::Text | Kind::Binary)) {
+            return Err(protocol_error("RSV1 set where nothing was negotiated for it"));
+        }
         let fin = first & 0x80 != 0;
         if kind.is_control() && !fin {
             return Err(protocol_error("fragmented control frame"));
@@ -130,7 +134,7 @@ impl Frame {
         }
         let Some((left, at)) = parse_length(second & 0x7f, &bytes[2..])? else { return Ok(None) };
         let Some(mask) = bytes.get(2 + at..).and_then(|rest| rest.first_chunk::<4>()) else { return Ok(None) };
-        Ok(Some((Self { kind, fin, compressed: first & 0x40 != 0, mask: *mask, left }, 2 + at + 4)))
+        Ok(Some((Self { kind, fin, compressed, mask: *mask, left }, 2 + at + 4)))
     }
 
     /// Unmasks the next `piece` of the payload.
@@ -211,12 +215,12 @@ impl Partial {
     }
 
     /// Completes the header kept from earlier input: the frame and how many bytes of `input` it took.
-    fn continue_header(&mut self, input: &[u8]) -> Result<Option<(Frame, usize)>, Violation> {
+    fn continue_header(&mut self, input: &[u8], deflate: bool) -> Result<Option<(Frame, usize)>, Violation> {
         for (at, &byte) in input.iter().enumerate() {
             let len = usize::from(self.header_len);
             self.header[len] = byte;
             self.header_len += 1;
-            if let Some((frame, _)) = Frame::parse(&self.header[..=len])? {
+            if let Some((frame, _)) = Frame::parse(&self.header[..=len], deflate)? {
                 self.header_len = 0;
                 return Ok(Some((frame, at + 1)));
             }
@@ -372,9 +376,9 @@ impl Decoder {
                 let frame = if input.is_empty() { None } else { open.take() };
                 return Ok(frame.map(|frame| (frame, 0, false)));
             }
-            Some(partial) if partial.header_len > 0 => partial.continue_header(input)?,
+            Some(partial) if partial.header_len > 0 => partial.continue_header(input, config.deflate)?,
             _ => {
-                let read = Frame::parse(input)?;
+                let read = Frame::parse(input, config.deflate)?;
                 if read.is_none() && !input.is_empty() {
                     self.partial(now_ms).keep_header(input);
                 }
@@ -448,9 +452,6 @@ impl Decoder {
 /// Whether `frame` may come now. `message` is the message under way and its bytes so far.
 fn admit(config: &DecoderConfig, frame: &Frame, message: Option<(Assembly, usize)>) -> Result<(), Violation> {
     let first = matches!(frame.kind, Kind::Text | Kind::Binary);
-    if frame.compressed && !(first && config.deflate) {
-        return Err(protocol_error("RSV1 set where nothing was negotiated for it"));
-    }
     if frame.kind.is_control() {
         return Ok(());
     }

@@ -20,8 +20,9 @@ const STRICTER: [&str; 7] = [
 ];
 
 /// What we find in a header that is not whole, or before the payload came, and fastwebsockets only afterwards.
-const EARLIER: [&str; 5] = [
+const EARLIER: [&str; 6] = [
     "reserved bit set",
+    "RSV1 set where nothing was negotiated for it",
     "reserved opcode",
     "fragmented control frame",
     "continuation of no message",
