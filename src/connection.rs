@@ -102,9 +102,11 @@ impl Node {
     }
 
     /// Tells every connection to send `goaway`, settle what it has and close, within [`STOP_WITHIN_MS`].
+    /// Told again is the same as told once: a connection that enters later finds out by itself.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.receipts.for_each(|mailbox| mailbox.signal(Signal::Stop));
+        if !self.stopping.swap(true, Ordering::Relaxed) {
+            self.receipts.for_each(|mailbox| mailbox.signal(Signal::Stop));
+        }
     }
 
     /// Looks whether the log takes records, and tells every connection where that has changed: paused where nothing was

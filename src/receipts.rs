@@ -18,6 +18,8 @@ use crate::mailbox::{Mailbox, WINDOW};
 const INDEX_BITS: u32 = 6;
 const SLOT_BITS: u32 = 24;
 const GENERATION_MASK: u64 = (1 << (64 - INDEX_BITS - SLOT_BITS)) - 1;
+/// Reports whose room is kept from one hand-out to the next: an outage's end brings very many at once, and then no more.
+const KEPT_REPORTS: usize = 8_192;
 /// Slots looked at under one hold of the lock, where all are looked at.
 const STRETCH: usize = 256;
 
@@ -100,6 +102,20 @@ struct Report {
     refused: bool,
 }
 
+/// The budgets of tenants, also of some that nobody uses any more.
+#[derive(Debug)]
+struct Tenants {
+    budgets: HashMap<Box<str>, Arc<Budget>>,
+    /// With so many it is worth looking which are not used: twice those that were, the last time.
+    crowded: usize,
+}
+
+impl Default for Tenants {
+    fn default() -> Self {
+        Self { budgets: HashMap::new(), crowded: 1_024 }
+    }
+}
+
 /// Every connection of this node by number.
 #[derive(Debug)]
 pub struct Receipts {
@@ -107,7 +123,7 @@ pub struct Receipts {
     reports: Mutex<Vec<Report>>,
     clerk: AtomicWaker,
     node: Budget,
-    tenants: Mutex<HashMap<Box<str>, Arc<Budget>>>,
+    tenants: Mutex<Tenants>,
     tenant_limit: usize,
     parked: AtomicUsize,
     parked_limit: usize,
@@ -162,15 +178,16 @@ impl Receipts {
 
     fn tenant(&self, tenant: &str) -> Arc<Budget> {
         let mut tenants = lock(&self.tenants);
-        if let Some(budget) = tenants.get(tenant) {
+        if let Some(budget) = tenants.budgets.get(tenant) {
             return Arc::clone(budget);
         }
         // Tenants come from verified tokens; those nobody uses any more make room when there are many.
-        if tenants.len() >= 1_024 {
-            tenants.retain(|_, budget| Arc::strong_count(budget) > 1);
+        if tenants.budgets.len() >= tenants.crowded {
+            tenants.budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
+            tenants.crowded = (2 * tenants.budgets.len()).max(1_024);
         }
         let budget = Arc::new(Budget::new(self.tenant_limit));
-        tenants.insert(tenant.into(), Arc::clone(&budget));
+        tenants.budgets.insert(tenant.into(), Arc::clone(&budget));
         budget
     }
 
@@ -211,7 +228,6 @@ impl Receipts {
     /// Waits for reports and hands them out, once; to be called again and again by one task.
     pub fn poll_hand_out(&self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
         self.clerk.register(cx.waker());
-        batch.0.clear();
         std::mem::swap(&mut *lock(&self.reports), &mut batch.0);
         if batch.0.is_empty() {
             return Poll::Pending;
@@ -220,6 +236,9 @@ impl Receipts {
         for mailbox in batch.1.drain(..) {
             mailbox.wake();
         }
+        batch.0.clear();
+        batch.0.shrink_to(KEPT_REPORTS);
+        batch.1.shrink_to(KEPT_REPORTS);
         Poll::Ready(())
     }
 
@@ -397,6 +416,18 @@ mod tests {
         let mut reached = 0;
         receipts.for_each(|_| reached += 1);
         assert_eq!(reached, 2 * STRETCH + 2);
+    }
+
+    #[test]
+    fn tenants_that_nobody_uses_make_room() {
+        let receipts = Arc::new(Receipts::new(&Limits::default()));
+        let stays = receipts.seat("stays", Arc::new(Mailbox::default()));
+        for number in 0..5_000 {
+            drop(receipts.seat(&format!("t{number}"), Arc::new(Mailbox::default())));
+        }
+        assert!(lock(&receipts.tenants).budgets.len() <= 1_024);
+        let other = receipts.seat("stays", Arc::new(Mailbox::default()));
+        assert!(Arc::ptr_eq(&stays.tenant, &other.tenant), "a budget in use is the same for all");
     }
 
     #[test]

@@ -1,17 +1,22 @@
 //! Whether the peer is there: when to ping, and when to give up.
 //!
-//! A ping goes out after each interval in which nothing was heard. After two and a quarter intervals of silence (two
-//! pings unanswered, the second for a quarter) the peer is gone; that, and half a second's coarse ticking, stays below
-//! the two and a half intervals promised. A peer that is not being read cannot be heard, so its silence does not count.
+//! A ping goes out after each interval in which nothing was heard. A quarter of an interval after the second ping in a
+//! row the peer is gone; that, and half a second's coarse ticking, stays below the two and a half intervals promised. A
+//! peer that is not being read cannot be heard, so its silence does not count; nor does the time in which the node itself
+//! did not run.
 
 use super::Now;
 
+/// Later than this, in milliseconds, and it was the node that was away: it looks twice a second.
+const LATE_MS: u32 = 1_000;
+
 /// The heartbeat of one connection. Moments are the low half of the milliseconds: only differences are ever taken, and
-/// those stay far below seven weeks.
+/// those stay far below three weeks.
 #[derive(Debug, Clone, Copy)]
 pub struct Heartbeat {
     interval_ms: u32,
-    heard_ms: u32,
+    /// When there is something to do, if nothing is heard until then.
+    due_ms: u32,
     /// When the oldest ping was sent that no pong has answered.
     pinged_ms: u32,
     /// Pings sent since something was heard.
@@ -34,12 +39,13 @@ pub enum Beat {
 impl Heartbeat {
     /// Every `interval_ms`, from `now`.
     pub const fn new(interval_ms: u32, now: Now) -> Self {
-        Self { interval_ms, heard_ms: now.mono_ms as u32, pinged_ms: 0, unanswered: 0, pong_due: false }
+        let due_ms = (now.mono_ms as u32).wrapping_add(interval_ms);
+        Self { interval_ms, due_ms, pinged_ms: 0, unanswered: 0, pong_due: false }
     }
 
     /// Something arrived.
     pub fn heard(&mut self, now: Now) {
-        self.heard_ms = now.mono_ms as u32;
+        self.due_ms = (now.mono_ms as u32).wrapping_add(self.interval_ms);
         self.unanswered = 0;
     }
 
@@ -55,36 +61,34 @@ impl Heartbeat {
         self.pong_due = false;
     }
 
-    fn silence_ms(&self, now: Now) -> u64 {
-        u64::from((now.mono_ms as u32).wrapping_sub(self.heard_ms))
-    }
-
-    /// The silence after which there is something to do.
-    fn patience_ms(&self) -> u64 {
-        let interval = u64::from(self.interval_ms);
-        (interval * (u64::from(self.unanswered) + 1)).min(interval * 9 / 4)
-    }
-
     /// What is due.
     pub fn beat(&mut self, now: Now) -> Beat {
-        let silence = self.silence_ms(now);
-        if silence >= u64::from(self.interval_ms) * 9 / 4 {
-            return Beat::Lost;
-        }
-        if silence < self.patience_ms() {
+        let now_ms = now.mono_ms as u32;
+        // The difference of two moments in either order.
+        let late_ms = now_ms.wrapping_sub(self.due_ms).cast_signed();
+        let Ok(late_ms) = u32::try_from(late_ms) else { return Beat::Wait };
+        let from = if late_ms <= LATE_MS { self.due_ms } else { now_ms };
+        let patience = if self.unanswered == 0 { self.interval_ms } else { self.interval_ms / 4 };
+        if self.unanswered == 2 {
+            if late_ms <= LATE_MS {
+                return Beat::Lost;
+            }
+            self.due_ms = from.wrapping_add(patience);
             return Beat::Wait;
         }
+        self.unanswered += 1;
+        self.due_ms = from.wrapping_add(patience);
         if !self.pong_due {
-            self.pinged_ms = now.mono_ms as u32;
+            self.pinged_ms = now_ms;
             self.pong_due = true;
         }
-        self.unanswered += 1;
         Beat::Ping
     }
 
     /// When [`Heartbeat::beat`] is next worth asking, on the monotonic clock.
     pub fn due_ms(&self, now: Now) -> u64 {
-        now.mono_ms + self.patience_ms().saturating_sub(self.silence_ms(now))
+        let wait_ms = self.due_ms.wrapping_sub(now.mono_ms as u32).cast_signed();
+        now.mono_ms + u64::try_from(wait_ms).unwrap_or(0)
     }
 }
 
@@ -127,6 +131,16 @@ mod tests {
         assert_eq!(heartbeat.due_ms(at(wrap - 4_000)), wrap + 5_000);
         heartbeat.heard(at(wrap + 3_000));
         assert_eq!(heartbeat.due_ms(at(wrap + 3_500)), wrap + 13_000);
+    }
+
+    #[test]
+    fn after_the_node_was_away_the_peer_gets_both_its_pings() {
+        let mut heartbeat = Heartbeat::new(10_000, at(0));
+        assert_eq!(heartbeat.beat(at(60_000)), Beat::Ping);
+        assert_eq!(heartbeat.due_ms(at(60_000)), 70_000);
+        assert_eq!(heartbeat.beat(at(70_400)), Beat::Ping);
+        assert_eq!(heartbeat.beat(at(80_000)), Beat::Wait, "what it answered may wait to be read");
+        assert_eq!(heartbeat.beat(at(82_500)), Beat::Lost);
     }
 
     #[test]
