@@ -97,7 +97,8 @@ async fn node(config: &Config, metrics: Metrics) -> Result<Arc<Node>, Failure> {
     let receipts = Arc::new(Receipts::new(&config.limits));
     let (kafka, limits, deliveries) = (config.kafka.clone(), config.limits.clone(), Arc::clone(&receipts));
     let timeout = Duration::from_secs(config.node.start_timeout_s);
-    let start = move || KafkaLog::start(&kafka, &limits, timeout, deliveries);
+    let counted = metrics.clone();
+    let start = move || KafkaLog::start(&kafka, &limits, timeout, deliveries, &counted);
     let log = tokio::task::spawn_blocking(start).await.map_err(|error| Failure::other(error.to_string()))?;
     let log = log.map_err(|error| {
         Failure(if error.is_retryable() { EXIT_UNAVAILABLE } else { EXIT_CONFIG }, error.to_string())

@@ -2,10 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong flags, 69 a service cannot be reached, 78 the configuration is wrong.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line is where output belongs")]
+#![allow(clippy::print_stderr, reason = "the command line is where output belongs")]
 
 mod smoke;
+mod topics;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,7 +45,7 @@ enum Command {
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Print or make the Kafka topics.
-    Topics(TopicsArgs),
+    Topics(topics::TopicsArgs),
     /// Check the configuration and print what is in force, secrets masked.
     CheckConfig(ConfigArgs),
     /// Print the default configuration, every key explained.
@@ -127,27 +129,6 @@ enum KeysCommand {
     },
 }
 
-/// Flags of `tidegate topics`.
-#[derive(Debug, Clone, Args)]
-#[group(skip)]
-pub struct TopicsArgs {
-    /// Print the topics as a table and as commands.
-    #[arg(long, required_unless_present = "apply")]
-    pub print: bool,
-    /// Make what is missing, and say what differs.
-    #[arg(long, conflicts_with = "print")]
-    pub apply: bool,
-    /// Copies of each partition, for small clusters.
-    #[arg(long)]
-    pub replication_factor: Option<i32>,
-    /// Partitions of each topic.
-    #[arg(long)]
-    pub partitions: Option<i32>,
-    /// The TOML file; only its section `kafka` counts.
-    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
@@ -155,9 +136,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => with_config(args.config.as_deref(), run_serve),
         Command::Token(args) => finish(token(args)),
         Command::Keys(KeysCommand::New { dir, alg }) => finish(new_keys(&dir, alg)),
-        Command::Topics(args) => run_topics(&args),
+        Command::Topics(args) => topics::run(&args),
         Command::CheckConfig(args) => with_config(args.config.as_deref(), |config| {
-            print!("{}", config::effective_toml(&config));
+            say(&config::effective_toml(&config));
             ExitCode::SUCCESS
         }),
         Command::DefaultConfig => finish(Ok(config::default_toml())),
@@ -175,18 +156,9 @@ fn run_serve(config: Config) -> ExitCode {
     crate::app::serve(config)
 }
 
-/// Where the event log's topics are printed and made.
-fn run_topics(args: &TopicsArgs) -> ExitCode {
-    eprintln!("tidegate topics is not wired to the event log yet ({args:?})");
-    ExitCode::FAILURE
-}
-
 /// Reads the configuration and goes on with it, or says what is wrong.
 fn with_config(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    // A variable that is not UTF-8 cannot be one of ours and must not stop the node.
-    let env =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match config::load(file, env) {
+    match config::load(file, environment()) {
         Ok(config) => then(config),
         Err(error) => {
             eprint!("{error}");
@@ -195,11 +167,22 @@ fn with_config(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> Ex
     }
 }
 
+/// The environment's variables.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    // One that is not UTF-8 cannot be one of ours and must not stop the node.
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Prints to standard output. Whoever closed it (`| head`) has read enough, and that is no failure.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 /// Prints what a command made, or why it made nothing.
 fn finish(result: Result<String, String>) -> ExitCode {
     match result {
         Ok(text) => {
-            print!("{text}");
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(text) => {

@@ -1,10 +1,13 @@
 //! The configuration of a node: a TOML file, then the environment over it, every mistake named at once.
 //!
 //! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
-//! the value. The sections `peer` and `redis` come with the cluster and are not known before they do something.
+//! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
+//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The sections `peer` and `redis`, and the keys of traces, come
+//! with what they are for and are not known before.
 
 mod describe;
 mod sources;
+mod suggest;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -212,15 +215,44 @@ impl fmt::Display for ConfigError {
 /// # Errors
 /// [`ConfigError`] with every mistake found.
 pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let read = sources::read(file, env);
+    let problems = read.config.problems();
+    conclude(read, problems)
+}
+
+/// Reads the section `kafka` and passes over every other, for commands that are no node. `brokers` may be empty.
+///
+/// # Errors
+/// [`ConfigError`] with every mistake found in that section.
+pub fn load_kafka(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<KafkaConfig, ConfigError> {
     let mut read = sources::read(file, env);
-    for (key, text) in read.config.problems() {
-        // One complaint a key: where a value could not even be read the default stands in its place.
-        if read.mistakes.iter().all(|mistake| mistake.key != key) {
-            let source = read.sources.get(&key).cloned().unwrap_or_else(|| "not set, so the default counts".into());
-            read.mistakes.push(Mistake { key, text, source });
-        }
+    read.mistakes.retain(|mistake| !mistake.is_elsewhere("kafka"));
+    let mut problems = read.config.kafka.mistakes();
+    problems.extend(kafka_files(&read.config.kafka));
+    problems.retain(|(key, _)| key != "kafka.brokers");
+    conclude(read, problems).map(|config| config.kafka)
+}
+
+fn conclude(read: sources::Read, problems: Vec<(String, String)>) -> Result<Config, ConfigError> {
+    let sources::Read { config, mut mistakes, sources } = read;
+    // Where a value could not even be read the default stands in its place, of which nobody needs to hear more.
+    let unread: Vec<String> = mistakes.iter().map(|mistake| mistake.key.clone()).collect();
+    for (key, text) in problems.into_iter().filter(|(key, _)| !unread.contains(key)) {
+        let source = sources.get(&key).cloned().unwrap_or_else(|| "not set, so the default counts".into());
+        mistakes.push(Mistake { key, text, source });
     }
-    if read.mistakes.is_empty() { Ok(read.config) } else { Err(ConfigError { mistakes: read.mistakes }) }
+    if mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes }) }
+}
+
+impl Mistake {
+    /// Whether it is about a key of another section; a file that cannot be read is about all.
+    fn is_elsewhere(&self, section: &str) -> bool {
+        let of = self.key.split('.').next().unwrap_or_default();
+        of != section && self.source != sources::WHOLE_FILE
+    }
 }
 
 impl Config {
@@ -243,27 +275,35 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
             add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
         }
-        if self.is_empty("/kafka/brokers") {
-            add("kafka.brokers", "is empty: name at least one broker, as host:port");
-        }
-        if self.is_empty("/auth/jwks") && self.is_empty("/auth/issuers") {
-            add("auth.jwks", "is empty: give the JWKS' URL or file (`tidegate keys new` makes one)");
-        }
+        problems.extend(self.kafka.mistakes());
+        problems.extend(kafka_files(&self.kafka));
+        problems.extend(self.auth.mistakes());
+        problems.extend(self.jwks_files());
         problems.extend(self.limits.problems().into_iter().map(|(key, text)| (format!("limits.{key}"), text)));
         problems
     }
 
-    /// Whether the value at a JSON pointer is an empty text or list: sections of other modules are asked by name, so
-    /// that this one need not know their types.
-    fn is_empty(&self, pointer: &str) -> bool {
-        let json = serde_json::to_value(self).unwrap_or_default();
-        match json.pointer(pointer) {
-            Some(serde_json::Value::String(text)) => text.is_empty(),
-            Some(serde_json::Value::Array(items)) => items.is_empty(),
-            Some(serde_json::Value::Null) | None => true,
-            Some(_) => false,
-        }
+    /// Key sets that are files and cannot be read.
+    fn jwks_files(&self) -> Vec<(String, String)> {
+        let own = (!self.auth.jwks.is_empty()).then_some(("auth.jwks", &self.auth.jwks));
+        let listed = self.auth.issuers.iter().map(|issuer| ("auth.issuers", &issuer.jwks));
+        let is_file = |text: &str| !text.is_empty() && !text.starts_with('{') && !text.contains("://");
+        let files = own.into_iter().chain(listed).filter(|(_, jwks)| is_file(jwks.trim_start()));
+        files.filter_map(|(key, jwks)| Some((key.to_owned(), unreadable(Path::new(jwks))?))).collect()
     }
+}
+
+/// Certificates and keys that cannot be read.
+fn kafka_files(kafka: &KafkaConfig) -> Vec<(String, String)> {
+    let files = [("kafka.ca", &kafka.ca), ("kafka.cert", &kafka.cert), ("kafka.key", &kafka.key)];
+    let given = files.into_iter().filter(|(_, path)| !path.is_empty());
+    given.filter_map(|(key, path)| Some((key.to_owned(), unreadable(Path::new(path))?))).collect()
+}
+
+/// Why a file cannot be read, if it cannot.
+fn unreadable(path: &Path) -> Option<String> {
+    let error = std::fs::File::open(path).err()?;
+    Some(format!("`{}` cannot be read: {error}", path.display()))
 }
 
 impl PublicConfig {
@@ -290,10 +330,13 @@ impl PublicConfig {
         }
         for (key, path) in [("tls_cert", &self.tls_cert), ("tls_key", &self.tls_key), ("client_ca", &self.client_ca)] {
             if has(path)
-                && let Err(error) = std::fs::File::open(path)
+                && let Some(text) = unreadable(path)
             {
-                add(key, format!("`{}` cannot be read: {error}", path.display()));
+                add(key, text);
             }
+        }
+        if let Err(network) = crate::api::Hops::new(&self.trusted_proxies) {
+            add("trusted_proxies", format!("`{network}` is no network, as 10.0.0.0/8 is"));
         }
         if !(512..=16_384).contains(&self.tls_record_bytes) {
             add("tls_record_bytes", format!("{} is not within 512 and 16384", self.tls_record_bytes));

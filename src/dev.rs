@@ -73,12 +73,13 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     }
     let limits = Limits::default();
     let receipts = Arc::new(Receipts::new(&limits));
-    let log = event_log(&options, &limits, &receipts).await?;
+    let metrics = Metrics::new()?;
+    let log = event_log(&options, &limits, &receipts, &metrics).await?;
     let key = SigningKey::generate(TokenAlgorithm::ES256)?;
     let auth = AuthConfig { jwks: key.jwks(), max_lifetime_h: 24 * 8, ..AuthConfig::default() };
     let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache)?);
     auth.refresh_now().await;
-    let node = Arc::new(Node::new(limits, Arc::clone(&log), receipts, Some(auth), Metrics::new()?));
+    let node = Arc::new(Node::new(limits, Arc::clone(&log), receipts, Some(auth), metrics));
     let health = Arc::new(Health::default());
     keepers::spawn(&node, &health);
     let mut gate = Gate::new(Arc::clone(&node));
@@ -103,13 +104,18 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn event_log(options: &DevOptions, limits: &Limits, receipts: &Arc<Receipts>) -> Result<SharedLog, Failure> {
+async fn event_log(
+    options: &DevOptions,
+    limits: &Limits,
+    receipts: &Arc<Receipts>,
+    metrics: &Metrics,
+) -> Result<SharedLog, Failure> {
     let Some(brokers) = options.kafka.clone() else {
-        return Ok(Arc::new(MemoryLog::start(MemoryLimits::default(), Arc::clone(receipts) as _)?));
+        return Ok(Arc::new(MemoryLog::start(MemoryLimits::default(), Arc::clone(receipts) as _, metrics)?));
     };
     let config = KafkaConfig { brokers, topic_prefix: options.topic_prefix.clone(), ..KafkaConfig::default() };
-    let (limits, receipts) = (limits.clone(), Arc::clone(receipts));
-    let start = move || KafkaLog::start(&config, &limits, Duration::from_secs(30), receipts);
+    let (limits, receipts, metrics) = (limits.clone(), Arc::clone(receipts), metrics.clone());
+    let start = move || KafkaLog::start(&config, &limits, Duration::from_secs(30), receipts, &metrics);
     Ok(Arc::new(tokio::task::spawn_blocking(start).await??))
 }
 

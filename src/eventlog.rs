@@ -3,6 +3,7 @@
 mod encode;
 pub mod kafka;
 pub mod memory;
+mod publish;
 pub mod record;
 
 use std::future::Future;

@@ -19,6 +19,7 @@ use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
 use tidegate::eventlog::{AppendError, Deliveries, EventLog, Outcome, ProbeError, Record, Ticket, Topic};
 use tidegate::id::{Boot, DeviceKey, Epoch};
 use tidegate::limits::Limits;
+use tidegate::telemetry::metrics::{Metrics, PublishOutcome, PublishTopic};
 
 const WAIT: Duration = Duration::from_secs(60);
 const RECEIVED_MS: i64 = 1_748_522_701_234;
@@ -85,6 +86,7 @@ struct Bench {
     log: Box<dyn EventLog>,
     read: Box<dyn Fn(Topic) -> Vec<Seen>>,
     reports: Arc<Reports>,
+    metrics: Metrics,
     /// Takes the mock cluster with it.
     _cluster: Option<MockCluster<'static, DefaultProducerContext>>,
 }
@@ -101,7 +103,8 @@ fn kafka_config(brokers: &str) -> KafkaConfig {
 fn memory() -> Bench {
     let reports = Arc::new(Reports::default());
     let limits = MemoryLimits { value_bytes: 70_000, ..MemoryLimits::default() };
-    let log = Arc::new(MemoryLog::start(limits, Arc::clone(&reports) as Arc<dyn Deliveries>).unwrap());
+    let metrics = Metrics::new().unwrap();
+    let log = Arc::new(MemoryLog::start(limits, Arc::clone(&reports) as Arc<dyn Deliveries>, &metrics).unwrap());
     let own = Arc::clone(&log);
     let read = move |topic| {
         let records = own.records().into_iter().filter(|record| record.topic == topic);
@@ -114,7 +117,7 @@ fn memory() -> Bench {
         });
         seen.collect()
     };
-    Bench { name: "memory", log: Box::new(Shared(log)), read: Box::new(read), reports, _cluster: None }
+    Bench { name: "memory", log: Box::new(Shared(log)), read: Box::new(read), reports, metrics, _cluster: None }
 }
 
 /// The suite owns its log; the memory twin is read back through a second handle.
@@ -140,6 +143,7 @@ struct Mock {
     config: KafkaConfig,
     log: KafkaLog,
     reports: Arc<Reports>,
+    metrics: Metrics,
 }
 
 fn mock(partitions: i32) -> Mock {
@@ -149,18 +153,19 @@ fn mock(partitions: i32) -> Mock {
         cluster.create_topic(&config.topic(topic.name()), partitions, 1).unwrap();
     }
     let reports = Arc::new(Reports::default());
-    let log = start(&config, &reports);
-    Mock { cluster, config, log, reports }
+    let metrics = Metrics::new().unwrap();
+    let log = start(&config, &reports, &metrics);
+    Mock { cluster, config, log, reports, metrics }
 }
 
-fn start(config: &KafkaConfig, reports: &Arc<Reports>) -> KafkaLog {
-    KafkaLog::start(config, &limits(), WAIT, Arc::clone(reports) as Arc<dyn Deliveries>).unwrap()
+fn start(config: &KafkaConfig, reports: &Arc<Reports>, metrics: &Metrics) -> KafkaLog {
+    KafkaLog::start(config, &limits(), WAIT, Arc::clone(reports) as Arc<dyn Deliveries>, metrics).unwrap()
 }
 
 fn mocked() -> Bench {
-    let Mock { cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster, config, log, reports, metrics } = mock(PARTITIONS);
     let read = move |topic: Topic| read_kafka(&config, topic);
-    Bench { name: "mock cluster", log: Box::new(log), read: Box::new(read), reports, _cluster: Some(cluster) }
+    Bench { name: "mock cluster", log: Box::new(log), read: Box::new(read), reports, metrics, _cluster: Some(cluster) }
 }
 
 fn real_brokers() -> Option<String> {
@@ -175,10 +180,12 @@ async fn real() -> Option<(Bench, KafkaConfig)> {
     let config = kafka_config(&real_brokers()?);
     make_topics(&config).await;
     let reports = Arc::new(Reports::default());
-    let log = start(&config, &reports);
+    let metrics = Metrics::new().unwrap();
+    let log = start(&config, &reports, &metrics);
     let own = config.clone();
     let read = move |topic: Topic| read_kafka(&own, topic);
-    let bench = Bench { name: "real Kafka", log: Box::new(log), read: Box::new(read), reports, _cluster: None };
+    let bench =
+        Bench { name: "real Kafka", log: Box::new(log), read: Box::new(read), reports, metrics, _cluster: None };
     Some((bench, config))
 }
 
@@ -312,6 +319,20 @@ async fn suite(bench: Bench) {
     assert!(matches!(bench.log.probe(WAIT).await, Err(ProbeError::Refused(_))), "{}", bench.name);
     assert_eq!((bench.read)(Topic::Telemetry).len(), before + 500, "{}", bench.name);
     bench.reports.assert_each_once(Outcome::Stored, &[10_001]);
+    every_end_was_counted(&bench);
+}
+
+/// By topic and outcome, with as many durations; probes are nobody's records.
+fn every_end_was_counted(bench: &Bench) {
+    let counts = |topic, outcome| {
+        let durations = bench.metrics.publish_duration.of(topic, outcome).get_sample_count();
+        (bench.metrics.publish.of(topic, outcome).get(), durations)
+    };
+    let stored = |topic| counts(topic, PublishOutcome::Stored);
+    assert_eq!(stored(PublishTopic::Telemetry), (2_501, 2_501), "{}", bench.name);
+    assert_eq!(stored(PublishTopic::Status), (1, 1), "{}", bench.name);
+    assert_eq!(counts(PublishTopic::Telemetry, PublishOutcome::Refused), (1, 1), "{}", bench.name);
+    assert!(bench.metrics.publish_pending_messages_capacity.get() >= 6_400, "{}", bench.name);
 }
 
 fn order_and_reports(bench: &Bench) {
@@ -403,7 +424,8 @@ fn java_partition(key: &[u8]) -> i32 {
 async fn a_memory_log_that_is_held_reports_nothing_and_stalls() {
     let reports = Arc::new(Reports::default());
     let limits = MemoryLimits { queue_records: 3, ..MemoryLimits::default() };
-    let log = MemoryLog::start(limits, Arc::clone(&reports) as Arc<dyn Deliveries>).unwrap();
+    let metrics = Metrics::new().unwrap();
+    let log = MemoryLog::start(limits, Arc::clone(&reports) as Arc<dyn Deliveries>, &metrics).unwrap();
     log.hold();
     log.refuse_next(1);
     for seq in 1..4 {
@@ -425,6 +447,7 @@ async fn a_memory_log_that_is_held_reports_nothing_and_stalls() {
     assert_eq!(log.probe(Duration::from_millis(20)).await, Err(ProbeError::Timeout(Duration::from_millis(20))));
     assert_eq!((reports.count(), log.pending().messages, log.pending().bytes), (0, 3, 6));
     assert!(log.pending().stalled_ms >= 20);
+    assert_eq!(metrics.publish_pending_messages_capacity.get(), 3);
     log.release();
     reports.wait(3);
     assert_eq!(reports.of(1), [(2, Outcome::Refused)]);
@@ -459,9 +482,10 @@ fn survives(config: &KafkaConfig, log: &KafkaLog, reports: &Reports, mut trouble
 
 #[tokio::test]
 async fn a_replaced_producer_hands_everything_on_in_order() {
-    let Mock { cluster: _cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster: _cluster, config, log, reports, metrics } = mock(PARTITIONS);
     survives(&config, &log, &reports, |_| log.replace_producer("a test says so"));
     wait_until("a producer is replaced", || log.replacements() > 0);
+    assert_eq!(metrics.producer_replacements.get(), log.replacements());
 }
 
 #[tokio::test]
@@ -470,7 +494,7 @@ async fn a_replaced_producer_hands_everything_on_in_order_on_a_real_kafka() {
     let config = kafka_config(&brokers);
     make_topics(&config).await;
     let reports = Arc::new(Reports::default());
-    let log = start(&config, &reports);
+    let log = start(&config, &reports, &Metrics::new().unwrap());
     survives(&config, &log, &reports, |_| log.replace_producer("a test says so"));
     wait_until("a producer is replaced", || log.replacements() > 0);
 }
@@ -478,7 +502,7 @@ async fn a_replaced_producer_hands_everything_on_in_order_on_a_real_kafka() {
 /// Faults F23, F24 and what librdkafka retries by itself: nothing is refused.
 #[tokio::test]
 async fn passing_errors_of_the_broker_refuse_nothing() {
-    let Mock { cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster, config, log, reports, .. } = mock(PARTITIONS);
     let passing = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
@@ -499,7 +523,7 @@ async fn passing_errors_of_the_broker_refuse_nothing() {
 /// counted before the round's reports are in.
 #[tokio::test]
 async fn a_producer_that_failed_is_replaced_and_nothing_is_lost() {
-    let Mock { cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster, config, log, reports, .. } = mock(PARTITIONS);
     let failures = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
@@ -525,7 +549,7 @@ async fn a_producer_that_failed_is_replaced_and_nothing_is_lost() {
 /// Fault F29: the batch is refused, each record is tried alone, and only the one that is refused again is lost.
 #[tokio::test]
 async fn a_refused_batch_is_tried_record_by_record() {
-    let Mock { cluster, config, log, reports } = mock(1);
+    let Mock { cluster, config, log, reports, .. } = mock(1);
     let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     // While the broker is away all fifty gather in one batch; two batches would take an error each.
     log.probe(WAIT).await.unwrap();
@@ -545,7 +569,7 @@ async fn a_refused_batch_is_tried_record_by_record() {
 /// Fault F21: nothing is refused, the log says that it stalls, and everything is stored in order afterwards.
 #[tokio::test]
 async fn an_outage_stalls_and_loses_nothing() {
-    let Mock { cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster, config, log, reports, .. } = mock(PARTITIONS);
     let ticket = append_many(&log, 10, 1..51, 0);
     reports.wait(usize::try_from(ticket).unwrap());
     cluster.broker_down(-1).unwrap();
@@ -566,7 +590,7 @@ async fn an_outage_stalls_and_loses_nothing() {
 /// Fault F28: one topic forbidden, the other stores on, and after the end of it everything is stored.
 #[tokio::test]
 async fn a_forbidden_topic_stops_no_other() {
-    let Mock { cluster, config, log, reports } = mock(PARTITIONS);
+    let Mock { cluster, config, log, reports, .. } = mock(PARTITIONS);
     let forbidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::Produce, &[forbidden; 3]);
     append(&log, Topic::Telemetry, &device(1), 1, b"{}", 1);
@@ -601,12 +625,35 @@ async fn a_missing_topic_and_absent_brokers_are_told_apart_at_the_start() {
     let config = kafka_config(&cluster.bootstrap_servers());
     cluster.create_topic(&config.topic("telemetry"), 1, 1).unwrap();
     let deliveries = || Arc::new(Reports::default()) as Arc<dyn Deliveries>;
-    let Err(missing) = KafkaLog::start(&config, &limits(), WAIT, deliveries()) else { panic!("started") };
+    let metrics = Metrics::new().unwrap();
+    let Err(missing) = KafkaLog::start(&config, &limits(), WAIT, deliveries(), &metrics) else { panic!("started") };
     assert!(matches!(&missing, StartError::Topic { topic, .. } if *topic == config.topic("status")), "{missing}");
     assert!(!missing.is_retryable());
     let nobody = kafka_config("127.0.0.1:1");
-    let Err(away) = KafkaLog::start(&nobody, &limits(), Duration::from_millis(500), deliveries()) else {
+    let Err(away) = KafkaLog::start(&nobody, &limits(), Duration::from_millis(500), deliveries(), &metrics) else {
         panic!("started")
     };
     assert!(matches!(away, StartError::Unreachable { .. }) && away.is_retryable(), "{away}");
+}
+
+/// The topics are there and can be described, but this user may not write: told at the start, as a mistake.
+#[tokio::test]
+async fn a_user_who_may_not_write_is_told_at_the_start() {
+    let refusals = [
+        (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, 1),
+        (RDKafkaApiKey::InitProducerId, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, 2),
+    ];
+    for (request, error, times) in refusals {
+        let cluster = MockCluster::new(1).unwrap();
+        let config = kafka_config(&cluster.bootstrap_servers());
+        for topic in Topic::ALL {
+            cluster.create_topic(&config.topic(topic.name()), 1, 1).unwrap();
+        }
+        cluster.request_errors(request, &vec![error; times]);
+        let reports = Arc::new(Reports::default()) as Arc<dyn Deliveries>;
+        let metrics = Metrics::new().unwrap();
+        let Err(refused) = KafkaLog::start(&config, &limits(), WAIT, reports, &metrics) else { panic!("started") };
+        assert!(matches!(&refused, StartError::Topic { topic, .. } if topic.starts_with(&config.topic_prefix)));
+        assert!(!refused.is_retryable(), "{refused}");
+    }
 }

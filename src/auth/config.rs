@@ -128,20 +128,49 @@ impl AuthConfig {
     /// # Errors
     /// [`AuthSetupError`], naming the key to change.
     pub fn checked_issuers(&self) -> Result<Vec<IssuerConfig>, AuthSetupError> {
-        let issuers = match (self.jwks.is_empty(), self.issuers.is_empty()) {
-            (true, true) => return Err(AuthSetupError::NoKeys),
-            (false, false) => return Err(AuthSetupError::BothForms),
-            (true, false) => self.issuers.clone(),
-            (false, true) => vec![self.own_issuer()],
+        match self.errors().into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(self.all_issuers()),
+        }
+    }
+
+    /// Everything that is wrong, as pairs of key (`auth.…`) and text. Key sets are not looked at.
+    pub fn mistakes(&self) -> Vec<(String, String)> {
+        let tell = |(key, error): (&str, AuthSetupError)| {
+            let text = error.to_string();
+            // The key is shown before it anyway.
+            let text = text.strip_prefix(key).map_or(text.as_str(), str::trim_start);
+            (key.to_owned(), text.to_owned())
         };
+        self.errors().into_iter().map(tell).collect()
+    }
+
+    fn errors(&self) -> Vec<(&'static str, AuthSetupError)> {
+        let mut errors = Vec::new();
+        match (self.jwks.is_empty(), self.issuers.is_empty()) {
+            (true, true) => errors.push(("auth.jwks", AuthSetupError::NoKeys)),
+            (false, false) => errors.push(("auth.issuers", AuthSetupError::BothForms)),
+            _ => {}
+        }
+        let issuers = self.all_issuers();
         for (at, issuer) in issuers.iter().enumerate() {
-            check_issuer(issuer)?;
+            // Of one that is listed the key is the whole list.
+            let key = |own| if self.issuers.is_empty() { own } else { "auth.issuers" };
+            errors.extend(issuer_errors(issuer).into_iter().map(|(own, error)| (key(own), error)));
             if issuers.iter().take(at).any(|earlier| earlier.issuer == issuer.issuer) {
-                return Err(AuthSetupError::TwiceTheSameIssuer(issuer.issuer.clone()));
+                errors.push(("auth.issuers", AuthSetupError::TwiceTheSameIssuer(issuer.issuer.clone())));
             }
         }
-        self.check_claims()?;
-        Ok(issuers)
+        errors.extend(self.claim_errors());
+        errors
+    }
+
+    fn all_issuers(&self) -> Vec<IssuerConfig> {
+        if !self.issuers.is_empty() {
+            return self.issuers.clone();
+        }
+        // Without a key set there is none, which is an error of its own.
+        if self.jwks.is_empty() { Vec::new() } else { vec![self.own_issuer()] }
     }
 
     fn own_issuer(&self) -> IssuerConfig {
@@ -155,37 +184,45 @@ impl AuthConfig {
         }
     }
 
-    fn check_claims(&self) -> Result<(), AuthSetupError> {
-        if self.tenant_claim.is_empty() || self.scope_claim.is_empty() {
-            return Err(AuthSetupError::Empty("auth.tenant_claim and auth.scope_claim"));
+    fn claim_errors(&self) -> Vec<(&'static str, AuthSetupError)> {
+        let mut errors = Vec::new();
+        for (key, claim) in [("auth.tenant_claim", &self.tenant_claim), ("auth.scope_claim", &self.scope_claim)] {
+            if claim.is_empty() {
+                errors.push((key, AuthSetupError::Empty(key)));
+            }
         }
         if self.leeway_s > MAX_LEEWAY_S {
-            return Err(AuthSetupError::OutOfRange("auth.leeway_s", 0, MAX_LEEWAY_S));
+            errors.push(("auth.leeway_s", AuthSetupError::OutOfRange("auth.leeway_s", 0, MAX_LEEWAY_S)));
         }
         if !self.default_tenant.is_empty() && !is_id(&self.default_tenant) {
-            return Err(AuthSetupError::Tenant(self.default_tenant.clone()));
+            errors.push(("auth.default_tenant", AuthSetupError::Tenant(self.default_tenant.clone())));
         }
-        Ok(())
+        errors
     }
 }
 
-fn check_issuer(issuer: &IssuerConfig) -> Result<(), AuthSetupError> {
+fn issuer_errors(issuer: &IssuerConfig) -> Vec<(&'static str, AuthSetupError)> {
+    let mut errors = Vec::new();
     if issuer.jwks.is_empty() {
-        return Err(AuthSetupError::Empty("jwks of an issuer in auth.issuers"));
+        errors.push(("auth.jwks", AuthSetupError::Empty("jwks of an issuer in auth.issuers")));
     }
-    if issuer.issuer.is_empty() || issuer.audience.is_empty() {
-        return Err(AuthSetupError::Empty("issuer and audience in auth"));
+    if issuer.issuer.is_empty() {
+        errors.push(("auth.issuer", AuthSetupError::Empty("issuer in auth")));
+    }
+    if issuer.audience.is_empty() {
+        errors.push(("auth.audience", AuthSetupError::Empty("audience in auth")));
     }
     if issuer.algorithms.is_empty() {
-        return Err(AuthSetupError::Empty("algorithms in auth"));
+        errors.push(("auth.algorithms", AuthSetupError::Empty("algorithms in auth")));
     }
     if !(1..=MAX_LIFETIME_H).contains(&issuer.max_lifetime_h) {
-        return Err(AuthSetupError::OutOfRange("max_lifetime_h in auth", 1, MAX_LIFETIME_H));
+        let error = AuthSetupError::OutOfRange("max_lifetime_h in auth", 1, MAX_LIFETIME_H);
+        errors.push(("auth.max_lifetime_h", error));
     }
-    match issuer.tenants.iter().find(|tenant| !is_id(tenant)) {
-        Some(bad) => Err(AuthSetupError::Tenant(bad.clone())),
-        None => Ok(()),
+    if let Some(bad) = issuer.tenants.iter().find(|tenant| !is_id(tenant)) {
+        errors.push(("auth.tenants", AuthSetupError::Tenant(bad.clone())));
     }
+    errors
 }
 
 /// Why the gateway cannot start to judge tokens.

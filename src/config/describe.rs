@@ -10,7 +10,8 @@ use super::Config;
 
 const MASK: &str = "********";
 /// Sections in the order in which they are explained.
-const SECTIONS: [&str; 9] = ["node", "public", "api", "internal", "auth", "kafka", "limits", "drain", "telemetry"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["node", "public", "api", "internal", "auth", "kafka", "limits", "drain", "telemetry"];
 
 /// The JSON Schema (2020-12) of the configuration file.
 pub fn json_schema() -> Value {
@@ -35,7 +36,9 @@ pub fn default_toml() -> String {
     let schema = json_schema();
     let mut out = String::from(
         "# The configuration of a Tidegate node, with every key at its default.\n\
-         # Each is also read from TIDEGATE_SECTION__KEY, or from the file that TIDEGATE_SECTION__KEY_FILE names.\n",
+         # Each is also read from TIDEGATE_SECTION__KEY, or from the file that TIDEGATE_SECTION__KEY_FILE names.\n\
+         # There lists are written with commas, auth.issuers as JSON, and a property `linger.ms` of librdkafka as\n\
+         # TIDEGATE_KAFKA__PROPERTIES__LINGER_MS.\n",
     );
     let config = serde_json::to_value(Config::default()).unwrap_or_default();
     for section in SECTIONS {
@@ -89,7 +92,8 @@ fn toml_text(value: &Value) -> Option<String> {
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["password", "secret", "credential"].iter().any(|word| key.contains(word)) || key.ends_with(".pem")
+    let words = ["password", "passphrase", "secret", "credential", "jaas"];
+    words.iter().any(|word| key.contains(word)) || key.ends_with(".pem") || key == "sasl.oauthbearer.config"
 }
 
 /// Masks what must not be seen: passwords, librdkafka's secret properties, a JWKS given inline (it can hold a shared

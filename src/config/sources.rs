@@ -4,16 +4,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::Serialized;
-use figment::value::Value;
+use figment::value::{Dict, Value};
 use toml::de::DeTable;
 
-use super::describe::known_keys;
+use super::describe::{SECTIONS, known_keys};
+use super::suggest::{nearest, unknown};
 use super::{Config, Mistake};
 
 const PREFIX: &str = "TIDEGATE_";
-/// Two names are alike enough to suggest one for the other.
-const ALIKE: f64 = 0.7;
+/// The one key that is a table of free names, which themselves have dots.
+const TABLE: &str = "kafka.properties";
+/// librdkafka's only property with an underscore that a text can set.
+const WITH_UNDERSCORE: &str = "log_level";
+/// The source of mistakes that hide the whole file.
+pub(super) const WHOLE_FILE: &str = "the configuration file";
 
 /// What could be read, and what could not.
 pub(super) struct Read {
@@ -33,22 +39,40 @@ struct Setting {
     source: String,
 }
 
+impl Setting {
+    /// What is merged for one candidate, and under which key.
+    fn place<'a>(&'a self, candidate: &Value) -> (&'a str, Value) {
+        match property(&self.key) {
+            Some(name) => (TABLE, Value::from(Dict::from([(name.to_owned(), candidate.clone())]))),
+            None => (&self.key, candidate.clone()),
+        }
+    }
+}
+
+/// The name of a property of librdkafka.
+fn property(key: &str) -> Option<&str> {
+    key.strip_prefix(TABLE)?.strip_prefix('.').filter(|name| !name.is_empty())
+}
+
+fn is_known(key: &str, known: &[String]) -> bool {
+    property(key).is_some() || known.iter().any(|name| name == key)
+}
+
 /// Reads both. Later settings win.
 pub(super) fn read(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Read {
+    let known = known_keys();
     let mut mistakes = Vec::new();
     let mut settings = file.map(|path| from_file(path, &mut mistakes)).unwrap_or_default();
-    settings.extend(from_env(env, &mut mistakes));
+    settings.extend(from_env(env, &known, &mut mistakes));
 
-    let known = known_keys();
     let mut sources = BTreeMap::new();
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     for setting in settings {
-        if !known.contains(&setting.key) {
-            let text = unknown(&setting.key, &known);
-            mistakes.push(Mistake { key: setting.key, text, source: setting.source });
-            continue;
-        }
-        match accept(&figment, &setting) {
+        let outcome = match is_known(&setting.key, &known) {
+            true => accept(&figment, &setting),
+            false => Err(unknown(&setting.key, &known, &SECTIONS)),
+        };
+        match outcome {
             Ok(next) => {
                 figment = next;
                 sources.insert(setting.key, setting.source);
@@ -61,33 +85,47 @@ pub(super) fn read(file: Option<&Path>, env: impl IntoIterator<Item = (String, S
 
 /// The figment with the first reading of the setting that fits its type.
 fn accept(figment: &Figment, setting: &Setting) -> Result<Figment, String> {
-    let mut last = String::from("has no value");
+    let mut kinds = Vec::new();
     for candidate in &setting.candidates {
-        let next = figment.clone().merge(Serialized::default(&setting.key, candidate));
+        let (key, value) = setting.place(candidate);
+        let next = figment.clone().merge(Serialized::default(key, value));
         match next.extract::<Config>() {
             Ok(_) => return Ok(next),
-            Err(error) => last = error.kind.to_string(),
+            Err(error) => kinds.push(error.kind),
         }
     }
-    Err(last)
+    // A reading of the right type with a wrong value tells more than one of a wrong type, and of those the one that
+    // looks through the quotes of the environment.
+    let telling = kinds.iter().find(|kind| !matches!(kind, Kind::InvalidType(..)));
+    Err(telling.or(kinds.get(1)).or(kinds.first()).map_or_else(|| "has no value".to_owned(), explain))
 }
 
-fn unknown(key: &str, known: &[String]) -> String {
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::jaro_winkler(key, name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness >= ALIKE);
-    match nearest {
-        Some((_, name)) => format!("is not known; did you mean `{name}`?"),
-        None => "is not known; `tidegate default-config` lists every key".into(),
+/// What does not fit, in the words of somebody who writes a configuration.
+fn explain(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            let wanted = match expected.as_str() {
+                "a boolean" => "true or false",
+                "a string" => "a text",
+                "a sequence" => "a list",
+                number if number.starts_with(['u', 'i']) => "a whole number that is not negative",
+                other => other,
+            };
+            format!("is {actual}, but must be {wanted}")
+        }
+        Kind::UnknownVariant(variant, known) => format!("`{variant}` is none of {}", known.join(", ")),
+        Kind::UnknownField(field, known) => match nearest(field, known) {
+            Some(name) => format!("has a `{field}`, which is not known; did you mean `{name}`?"),
+            None => format!("has a `{field}`, which is not known; known are {}", known.join(", ")),
+        },
+        other => other.to_string(),
     }
 }
 
 fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
     let name = path.display().to_string();
     let mut fail = |text: String| {
-        mistakes.push(Mistake { key: name.clone(), text, source: "the configuration file".into() });
+        mistakes.push(Mistake { key: name.clone(), text, source: WHOLE_FILE.into() });
         Vec::new()
     };
     let text = match std::fs::read_to_string(path) {
@@ -98,70 +136,117 @@ fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
         (Ok(spans), Ok(table)) => (spans, table),
         (Err(error), _) | (_, Err(error)) => return fail(format!("is not TOML: {}", error.to_string().trim_end())),
     };
-    let place = |start: usize| {
+    let mut lines = BTreeMap::new();
+    note_lines(spans.get_ref(), "", &text, &mut lines);
+    let source = |key: &str| lines.get(key).map_or_else(|| name.clone(), |line| format!("{name}:{line}"));
+    let mut settings = Vec::new();
+    for (section, content) in &table {
+        match content {
+            toml::Value::Table(keys) => add_keys(section, keys, &source, &mut settings),
+            // Whatever it is, it is no section: reported as a key that nobody knows.
+            _ => settings.push(Setting { key: section.clone(), candidates: Vec::new(), source: source(section) }),
+        }
+    }
+    settings
+}
+
+/// The line of each key, by its full name.
+fn note_lines(table: &DeTable<'_>, above: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
+    for (key, value) in table {
+        let start = key.span().start;
         let line = text.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count() + 1;
-        format!("{name}:{line}")
-    };
-    let mut settings = Vec::new();
-    for (section, content) in spans.get_ref() {
-        let section_name = section.get_ref().as_ref();
-        let value = |key: &str| table.get(section_name).and_then(|s| s.get(key)).and_then(|v| Value::serialize(v).ok());
-        match content.get_ref().as_table() {
-            Some(keys) => settings.extend(keys.keys().map(|key| Setting {
-                key: format!("{section_name}.{}", key.get_ref()),
-                candidates: value(key.get_ref()).into_iter().collect(),
-                source: place(key.span().start),
-            })),
-            None => settings.push(Setting {
-                key: section_name.to_owned(),
-                candidates: Vec::new(),
-                source: place(section.span().start),
-            }),
+        let full = if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
+        if let Some(inner) = value.get_ref().as_table() {
+            note_lines(inner, &full, text, lines);
         }
+        lines.insert(full, line);
     }
-    settings
 }
 
-fn from_env(env: impl IntoIterator<Item = (String, String)>, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
-    let mut variables: Vec<_> = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-    variables.sort();
-    let known = known_keys();
-    let mut settings = Vec::new();
-    for (name, text) in variables {
-        let rest = name.trim_start_matches(PREFIX).to_ascii_lowercase();
-        let source = format!("environment variable {name}");
-        let Some((section, key)) = rest.split_once("__") else {
-            // `TIDEGATE_KAFKA_BROKERS` would be passed over in silence; other variables of that prefix are not ours.
-            if let Some(key) = rest.split_once('_').map(|(s, k)| format!("{s}.{k}")).filter(|key| known.contains(key)) {
-                let right = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
-                mistakes.push(Mistake { key, text: format!("is not read from there; did you mean {right}?"), source });
+fn add_keys(above: &str, keys: &toml::Table, source: &dyn Fn(&str) -> String, settings: &mut Vec<Setting>) {
+    for (key, value) in keys {
+        let key = format!("{above}.{key}");
+        match value {
+            // Names with dots may be written with quotes or without.
+            toml::Value::Table(inner) if key == TABLE || property(&key).is_some() => {
+                add_keys(&key, inner, source, settings);
             }
-            continue;
-        };
-        let full = format!("{section}.{}", key.replace("__", "."));
-        match full.strip_suffix("_file").filter(|stem| !known.contains(&full) && known.iter().any(|k| k == stem)) {
-            None => settings.push(Setting { key: full, candidates: readings(&text), source }),
-            Some(stem) => match std::fs::read_to_string(&text) {
-                Ok(content) => {
-                    let value = content.trim_end_matches(['\n', '\r']);
-                    let source = format!("file {text}, named by {source}");
-                    settings.push(Setting { key: stem.to_owned(), candidates: readings(value), source });
+            _ => {
+                let mut candidates: Vec<Value> = Value::serialize(value).into_iter().collect();
+                if property(&key).is_some() && matches!(value, toml::Value::Integer(_) | toml::Value::Boolean(_)) {
+                    candidates.insert(0, Value::from(value.to_string()));
                 }
-                Err(error) => {
-                    let text = format!("its file `{text}` cannot be read: {error}");
-                    mistakes.push(Mistake { key: stem.to_owned(), text, source });
+                settings.push(Setting { source: source(&key), key, candidates });
+            }
+        }
+    }
+}
+
+fn from_env(
+    env: impl IntoIterator<Item = (String, String)>,
+    known: &[String],
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<Setting> {
+    let ours = env.into_iter().filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?.to_owned(), text)));
+    let mut variables: Vec<_> = ours.collect();
+    variables.sort();
+    let mut settings: Vec<Setting> = Vec::new();
+    for (name, text) in variables {
+        let source = format!("environment variable {PREFIX}{name}");
+        match from_variable(&name.to_ascii_lowercase(), text, source, known) {
+            Some(Ok(setting)) => match settings.iter().find(|earlier| earlier.key == setting.key) {
+                Some(earlier) => {
+                    let text = format!("is set twice, the other time by {}: take one of them away", earlier.source);
+                    mistakes.push(Mistake { key: setting.key, text, source: setting.source });
                 }
+                None => settings.push(setting),
             },
+            Some(Err(mistake)) => mistakes.push(mistake),
+            None => {}
         }
     }
     settings
 }
 
-/// A text as itself, as what it looks like (`true`, `12`, `[a, b]`), and as a list with commas.
+/// A variable by its name without prefix, in lower case. `None`: somebody else's.
+fn from_variable(name: &str, text: String, source: String, known: &[String]) -> Option<Result<Setting, Mistake>> {
+    let Some((section, rest)) = name.split_once("__") else {
+        // `TIDEGATE_KAFKA_BROKERS` would be passed over in silence; other variables of that prefix are not ours.
+        let (section, rest) = name.split_once('_')?;
+        let key = format!("{section}.{rest}");
+        let right = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
+        let text = format!("is not read from there; did you mean {right}?");
+        return known.contains(&key).then_some(Err(Mistake { key, text, source }));
+    };
+    let full = format!("{section}.{}", rest.replace("__", "."));
+    let stem = full.strip_suffix("_file").filter(|stem| !known.contains(&full) && is_known(stem, known));
+    let Some(stem) = stem else {
+        return Some(Ok(Setting { key: spelt(&full), candidates: readings(&text), source }));
+    };
+    let key = spelt(stem);
+    Some(match std::fs::read_to_string(&text) {
+        Ok(content) => {
+            let candidates = readings(content.trim_end_matches(['\n', '\r']));
+            Ok(Setting { key, candidates, source: format!("file {text}, named by {source}") })
+        }
+        Err(error) => Err(Mistake { key, text: format!("its file `{text}` cannot be read: {error}"), source }),
+    })
+}
+
+/// A key of the environment as it is spelt: a variable's name has no dots, librdkafka's names have hardly anything else.
+fn spelt(key: &str) -> String {
+    match property(key) {
+        Some(name) if name != WITH_UNDERSCORE => format!("{TABLE}.{}", name.replace('_', ".")),
+        _ => key.to_owned(),
+    }
+}
+
+/// A text as itself, as what it looks like (`true`, `12`, `[…]`), and as a list with commas.
 fn readings(text: &str) -> Vec<Value> {
     let list: Vec<&str> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+    let looks = serde_json::from_str(text).ok().or_else(|| text.parse::<Value>().ok());
     let mut readings = vec![Value::from(text)];
-    readings.extend(text.parse::<Value>().ok());
+    readings.extend(looks);
     readings.push(Value::from(list));
     readings
 }

@@ -18,18 +18,21 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, metadata::Metadata};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use config::{KafkaConfig, Preset, SaslMechanism, Security};
 use lane::{Lane, Room, lock};
 
-use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic};
+use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic, publish};
 use crate::limits::Limits;
+use crate::telemetry::metrics::Metrics;
 
 /// What librdkafka must have been built with.
 const FEATURES: [&str; 3] = ["ssl", "sasl_scram", "sasl_oauthbearer"];
 /// One question for the topics; several are asked within the time to start.
 const METADATA_TRY: Duration = Duration::from_secs(5);
+/// How long a start waits to hear that it may write.
+const ALLOWED_TRY: Duration = Duration::from_secs(5);
 
 /// Why the log could not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +108,11 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Checks the configuration, the brokers and the topics, and starts a producer and a thread for each topic.
+    /// Checks the configuration, the brokers and the topics, and starts a producer and a thread for each topic. Sets
+    /// how many records may be pending in `metrics`, where every record that ended is counted.
+    ///
+    /// That this user may write shows only when it writes: one probe record goes to the topic `status`. Brokers that
+    /// let it write there and not to `telemetry` are found by the first update.
     ///
     /// Blocks for up to `timeout`: call it from a thread that may (`spawn_blocking`).
     ///
@@ -116,14 +123,21 @@ impl KafkaLog {
         limits: &Limits,
         timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
+        metrics: &Metrics,
     ) -> Result<Self, StartError> {
+        let end = Instant::now() + timeout;
         let producer = config.producer(limits)?;
         check_features(&producer)?;
         let names = Topic::ALL.map(|topic| config.topic(topic.name()));
         check_topics(config, &names, timeout)?;
-        let room = Room { messages: 2 * config::budget_messages(limits), bytes: 2 * limits.node_budget_bytes };
+        publish::set_capacity(metrics, config::budget_messages(limits));
+        let room = Room {
+            messages: 2 * config::budget_messages(limits),
+            bytes: 2 * limits.node_budget_bytes,
+            record_bytes: config::record_bytes(limits),
+        };
         let mut ended = Vec::new();
-        let start = |(topic, name)| Arc::new(Lane::new(topic, name, room, Arc::clone(&deliveries)));
+        let start = |(topic, name)| Arc::new(Lane::new(topic, name, room, Arc::clone(&deliveries), metrics.clone()));
         let [telemetry, status] = names;
         let lanes = [(Topic::Telemetry, telemetry), (Topic::Status, status)].map(start);
         let log_lanes = lanes.clone();
@@ -138,7 +152,30 @@ impl KafkaLog {
                 }
             }
         }
-        Ok(log(ended))
+        let log = log(ended);
+        log.check_allowed(end.min(Instant::now() + ALLOWED_TRY))?;
+        Ok(log)
+    }
+
+    /// Waits for the answer to one probe record, or until `end`: only a broker that does not let this user write is a
+    /// reason not to start.
+    fn check_allowed(&self, mut end: Instant) -> Result<(), StartError> {
+        let mut answer = self.lane(Topic::Status).probe();
+        loop {
+            match answer.try_recv() {
+                Ok(Ok(())) => return Ok(()),
+                // Why a producer failed for good is found a moment after what it held came back.
+                Ok(Err(_)) | Err(TryRecvError::Closed) => end = end.min(Instant::now() + 2 * supervisor::POLL),
+                Err(TryRecvError::Empty) => {}
+            }
+            if let Some((lane, reason)) = self.lanes.iter().find_map(|lane| Some((lane, lane.forbidden()?))) {
+                return Err(StartError::Topic { topic: lane.name.clone(), reason });
+            }
+            if Instant::now() >= end {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Gives up the producers and has new ones take over what they hold, exactly as a fatal error does. Returns at
@@ -276,8 +313,11 @@ fn describe(error: &KafkaError) -> String {
 struct Listener(Mutex<String>);
 
 impl ClientContext for Listener {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
+    fn log(&self, level: RDKafkaLogLevel, _: &str, text: &str) {
         tracing::debug!("librdkafka: {text}");
+        if (level as i32) <= (RDKafkaLogLevel::Error as i32) {
+            text.clone_into(&mut lock(&self.0));
+        }
     }
 
     fn error(&self, _: KafkaError, reason: &str) {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{
-    AppendError, Deliveries, EventLog, LogFuture, Outcome, Pending, ProbeError, Record, Ticket, Topic, encode,
+    AppendError, Deliveries, EventLog, LogFuture, Outcome, Pending, ProbeError, Record, Ticket, Topic, encode, publish,
 };
+use crate::telemetry::metrics::Metrics;
 
 /// A record as the log keeps it: what a reader of Kafka would see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,11 +94,14 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
-    /// Starts a log with its thread.
+    /// Starts a log with its thread. Sets how many records may be pending in `metrics`, where every record that
+    /// ended is counted.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(limits: MemoryLimits, deliveries: Arc<dyn Deliveries>) -> std::io::Result<Self> {
+    pub fn start(limits: MemoryLimits, deliveries: Arc<dyn Deliveries>, metrics: &Metrics) -> std::io::Result<Self> {
+        publish::set_capacity(metrics, limits.queue_records);
+        let metrics = metrics.clone();
         let state = State {
             waiting: VecDeque::new(),
             messages: 0,
@@ -112,7 +116,9 @@ impl MemoryLog {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), limits });
         let (sender, receiver) = oneshot::channel();
         let own = Arc::clone(&shared);
-        std::thread::Builder::new().name("memory-log".to_owned()).spawn(move || run(&own, &*deliveries, sender))?;
+        std::thread::Builder::new()
+            .name("memory-log".to_owned())
+            .spawn(move || run(&own, &*deliveries, &metrics, sender))?;
         Ok(Self { shared, ended: Mutex::new(Some(receiver)) })
     }
 
@@ -229,13 +235,14 @@ fn stored(record: &Record<'_>) -> StoredRecord {
 }
 
 /// Stores and reports until the log is closed; `ended` then gets the number of records still waiting.
-fn run(shared: &Shared, deliveries: &dyn Deliveries, ended: oneshot::Sender<usize>) {
+fn run(shared: &Shared, deliveries: &dyn Deliveries, metrics: &Metrics, ended: oneshot::Sender<usize>) {
     while let Some(batch) = next_batch(shared) {
         for waiting in batch {
             match waiting {
                 Waiting::Record(record, ticket, outcome) => {
-                    let bytes = record.value.len();
+                    let (bytes, topic, received_ms) = (record.value.len(), record.topic, record.timestamp_ms);
                     keep(shared, record, outcome);
+                    publish::count(metrics, topic, outcome, received_ms);
                     deliveries.settled(ticket, bytes, outcome);
                 }
                 // Whoever gave up waiting is no longer there.

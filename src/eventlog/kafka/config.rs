@@ -13,7 +13,7 @@ use crate::limits::Limits;
 const OVERHEAD_BYTES: usize = 4096;
 
 /// Properties on which an ack rests: whoever sets one would silently change what an ack means.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "enable.idempotence",
     "acks",
     "request.required.acks",
@@ -23,6 +23,7 @@ const OURS: [&str; 9] = [
     "partitioner",
     "retries",
     "message.send.max.retries",
+    "transactional.id",
 ];
 
 /// The section `kafka`: where the brokers are and how to speak to them.
@@ -283,7 +284,10 @@ impl KafkaConfig {
         client.set("queue.buffering.max.messages", (2 * budget_messages(limits)).to_string());
         client
             .set("queue.buffering.max.kbytes", (2 * limits.node_budget_bytes / 1024).clamp(1, MAX_KBYTES).to_string());
-        client.set("message.max.bytes", (limits.message_bytes + OVERHEAD_BYTES).to_string());
+        // Bounds whole batches as well as one record, which the lane refuses long before this: a batch is as large as
+        // one of the largest records or as `batch.size`.
+        client.set("batch.size", BATCH_BYTES.to_string());
+        client.set("message.max.bytes", record_bytes(limits).max(BATCH_BYTES).to_string());
         Ok(self.finish(client))
     }
 }
@@ -292,6 +296,14 @@ impl KafkaConfig {
 pub(super) fn budget_messages(limits: &Limits) -> usize {
     limits.max_connections.saturating_mul(limits.window_messages).clamp(1_000, 1_000_000_000)
 }
+
+/// The largest record, key and value: what a message may be and what the gateway puts around it.
+pub(super) const fn record_bytes(limits: &Limits) -> usize {
+    limits.message_bytes.saturating_add(OVERHEAD_BYTES)
+}
+
+/// The largest batch, below what a broker takes as it is installed (`message.max.bytes` = 1048588).
+const BATCH_BYTES: usize = 1_000_000;
 
 const MAX_KBYTES: usize = 2_147_483_647;
 
@@ -306,8 +318,10 @@ const TRANSPORT: [(&str, &str); 5] = [
     ("log.connection.close", "false"),
 ];
 
-const PRODUCER: [(&str, &str); 8] = [
+const PRODUCER: [(&str, &str); 9] = [
     ("enable.idempotence", "true"),
+    // Every replica that is in sync, of which the topic demands two.
+    ("acks", "all"),
     // Never: what was taken is tried for as long as the node lives.
     ("message.timeout.ms", "0"),
     ("request.timeout.ms", "10000"),
@@ -338,7 +352,14 @@ mod tests {
             ("message.timeout.ms", "0"),
             ("partitioner", "murmur2_random"),
             ("compression.type", "lz4"),
-            ("message.max.bytes", "69632"),
+            ("acks", "all"),
+            ("batch.size", "1000000"),
+            ("message.max.bytes", "1000000"),
+            ("linger.ms", "1"),
+            ("reconnect.backoff.max.ms", "1000"),
+            ("socket.timeout.ms", "10000"),
+            ("socket.connection.setup.timeout.ms", "5000"),
+            ("socket.keepalive.enable", "true"),
             ("queue.buffering.max.kbytes", "262144"),
             ("queue.buffering.max.messages", "6400000"),
             ("request.timeout.ms", "10000"),
@@ -347,6 +368,13 @@ mod tests {
             let got = native.get(key).unwrap_or_else(|_| client.get(key).unwrap().to_owned());
             assert_eq!(got, value, "{key}");
         }
+    }
+
+    #[test]
+    fn a_record_of_the_largest_size_fits_a_batch() {
+        let limits = Limits { message_bytes: 4_000_000, ..Limits::default() };
+        let client = config("brokers = 'k:9092'").producer(&limits).unwrap();
+        assert_eq!(client.get("message.max.bytes"), Some("4004096"));
     }
 
     #[test]

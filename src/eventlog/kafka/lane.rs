@@ -1,33 +1,38 @@
 //! One topic's way into Kafka: a producer of its own, so that a topic which is missing or forbidden stops nobody else,
 //! and what came back of it while that producer is being replaced.
 
+mod context;
+mod probe;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
-use tokio::sync::oneshot;
+use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::LaneState;
-use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode};
+use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode, publish};
+use crate::telemetry::metrics::Metrics;
+
+pub(super) use context::{Context, is_forbidden};
+use context::{code, is_about_the_record};
+use probe::Probes;
 
 pub(super) type Producer = BaseProducer<Context>;
 
 /// Between two alerts about one topic.
 const ALERT_EVERY: Duration = Duration::from_secs(30);
-/// Probes that may wait for the one under way.
-const MAX_PROBE_WAITERS: usize = 64;
 
 /// Travels through librdkafka with a record and comes back in its delivery report.
 pub(super) struct Flight {
     /// Rises with each record of the lane, so that what comes back can be put into its old order.
     order: u64,
     load: Load,
+    /// When the gateway received it, Unix milliseconds.
+    received_ms: i64,
     /// Nothing else was under way: what the broker says is about this record and no other.
     alone: bool,
 }
@@ -64,22 +69,28 @@ pub(super) struct Returned {
     records: BTreeMap<u64, Parked>,
     bytes: usize,
     /// Refused before they reached a queue; reported by the lane's thread.
-    refused: Vec<(Ticket, usize)>,
+    refused: Vec<Refused>,
     /// The last reason.
     reason: String,
+    /// Why the broker does not let this user write, where it said so.
+    forbidden: Option<String>,
 }
 
-#[derive(Default)]
-struct Probes {
-    under_way: bool,
-    waiting: Vec<oneshot::Sender<Result<(), String>>>,
+struct Refused {
+    ticket: Ticket,
+    bytes: usize,
+    received_ms: i64,
 }
 
-/// How many records and bytes may be parked.
+/// What a lane may take.
 #[derive(Clone, Copy)]
 pub(super) struct Room {
+    /// Parked records.
     pub(super) messages: usize,
+    /// Bytes of the values of parked records.
     pub(super) bytes: usize,
+    /// Key and value of one record; a larger one is refused before it comes near a broker.
+    pub(super) record_bytes: usize,
 }
 
 /// What appends, the lane's thread and librdkafka's callbacks share.
@@ -89,6 +100,7 @@ pub(super) struct Lane {
     pub(super) name: String,
     pub(super) slot: RwLock<Slot>,
     deliveries: Arc<dyn Deliveries>,
+    metrics: Metrics,
     returned: Mutex<Returned>,
     probes: Mutex<Probes>,
     room: Room,
@@ -112,12 +124,19 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lane {
-    pub(super) fn new(topic: Topic, name: String, room: Room, deliveries: Arc<dyn Deliveries>) -> Self {
+    pub(super) fn new(
+        topic: Topic,
+        name: String,
+        room: Room,
+        deliveries: Arc<dyn Deliveries>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             topic,
             name,
             slot: RwLock::new(Slot::Parking),
             deliveries,
+            metrics,
             returned: Mutex::default(),
             probes: Mutex::default(),
             room,
@@ -137,14 +156,25 @@ impl Lane {
     pub(super) fn append(&self, record: &Record<'_>, ticket: Ticket) -> Result<(), AppendError> {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
+            Slot::Closed => Err(AppendError::Closed),
+            _ if record.key.as_str().len() + record.value.len() > self.room.record_bytes => {
+                self.took(record.value.len());
+                self.refuse(record, ticket);
+                Ok(())
+            }
             Slot::Open(producer) => self.send_new(producer, record, ticket),
             Slot::Parking => self.park_new(record, ticket),
-            Slot::Closed => Err(AppendError::Closed),
         }
     }
 
+    /// Has the lane's thread report a record that was counted and did not reach a queue.
+    fn refuse(&self, record: &Record<'_>, ticket: Ticket) {
+        let refused = Refused { ticket, bytes: record.value.len(), received_ms: record.received_ms };
+        lock(&self.returned).refused.push(refused);
+    }
+
     fn send_new(&self, producer: &Producer, record: &Record<'_>, ticket: Ticket) -> Result<(), AppendError> {
-        let flight = self.flight(Load::Record(ticket));
+        let flight = self.flight(Load::Record(ticket), record.received_ms);
         let base = BaseRecord::with_opaque_to(&self.name, flight)
             .key(record.key.as_str())
             .payload(record.value)
@@ -157,9 +187,7 @@ impl Lane {
                 self.let_go(record.value.len());
                 return Err(AppendError::Full);
             }
-            code if is_about_the_record(code) => {
-                lock(&self.returned).refused.push((ticket, record.value.len()));
-            }
+            code if is_about_the_record(code) => self.refuse(record, ticket),
             code => {
                 let parked = Parked {
                     key: record.key.as_str().as_bytes().into(),
@@ -188,7 +216,7 @@ impl Lane {
             value: record.value.into(),
             headers: Some(headers_of(record)),
             timestamp: Some(record.received_ms),
-            flight: self.flight(Load::Record(ticket)),
+            flight: self.flight(Load::Record(ticket), record.received_ms),
             suspect: false,
         };
         self.took(record.value.len());
@@ -196,8 +224,8 @@ impl Lane {
         Ok(())
     }
 
-    fn flight(&self, load: Load) -> Box<Flight> {
-        Box::new(Flight { order: self.order.fetch_add(1, Relaxed), load, alone: false })
+    fn flight(&self, load: Load, received_ms: i64) -> Box<Flight> {
+        Box::new(Flight { order: self.order.fetch_add(1, Relaxed), load, received_ms, alone: false })
     }
 
     /// Counts a record before it is handed over, so that its report cannot come first.
@@ -213,17 +241,18 @@ impl Lane {
         self.bytes.fetch_sub(bytes, Relaxed);
     }
 
-    fn settle(&self, ticket: Ticket, bytes: usize, outcome: Outcome) {
+    fn settle(&self, ticket: Ticket, bytes: usize, outcome: Outcome, received_ms: i64) {
         self.moved_ms.store(self.now_ms(), Relaxed);
         self.let_go(bytes);
+        publish::count(&self.metrics, self.topic, outcome, received_ms);
         self.deliveries.settled(ticket, bytes, outcome);
     }
 
     /// Reports what was refused without reaching a queue. Only the lane's thread calls this.
     pub(super) fn settle_refused(&self) {
         let refused = std::mem::take(&mut lock(&self.returned).refused);
-        for (ticket, bytes) in refused {
-            self.settle(ticket, bytes, Outcome::Refused);
+        for Refused { ticket, bytes, received_ms } in refused {
+            self.settle(ticket, bytes, Outcome::Refused, received_ms);
         }
     }
 
@@ -243,6 +272,9 @@ impl Lane {
 
     /// What a delivery report without success means for its record.
     fn came_back(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, flight: Box<Flight>) {
+        if is_forbidden(code) {
+            self.forbid(&code.to_string());
+        }
         let Load::Record(ticket) = flight.load else {
             self.probed(Err(format!("topic {}: {code}", self.name)));
             return;
@@ -250,7 +282,7 @@ impl Lane {
         let about_it = is_about_the_record(code);
         if about_it && flight.alone {
             tracing::warn!(topic = self.name, reason = %code, "Kafka will never take this record; it is refused");
-            self.settle(ticket, message.payload_len(), Outcome::Refused);
+            self.settle(ticket, message.payload_len(), Outcome::Refused, flight.received_ms);
             return;
         }
         let parked = Parked {
@@ -294,6 +326,22 @@ impl Lane {
         self.state.store(state as u8, Relaxed);
     }
 
+    /// Notes that the broker does not let this user write.
+    pub(super) fn forbid(&self, reason: &str) {
+        lock(&self.returned).forbidden = Some(reason.to_owned());
+    }
+
+    /// Why the broker did not let this user write, where it ever said so.
+    pub(super) fn forbidden(&self) -> Option<String> {
+        lock(&self.returned).forbidden.clone()
+    }
+
+    /// Counts a producer that took over from another.
+    pub(super) fn replaced(&self) {
+        self.replacements.fetch_add(1, Relaxed);
+        self.metrics.producer_replacements.inc();
+    }
+
     /// The last reason something came back.
     pub(super) fn reason(&self) -> String {
         lock(&self.returned).reason.clone()
@@ -334,7 +382,9 @@ impl Lane {
         let (flight, headers) = (base.delivery_opaque, base.headers);
         let code = code(&error);
         match (&flight.load, is_about_the_record(code)) {
-            (Load::Record(ticket), true) => self.settle(*ticket, parked.value.len(), Outcome::Refused),
+            (Load::Record(ticket), true) => {
+                self.settle(*ticket, parked.value.len(), Outcome::Refused, flight.received_ms);
+            }
             _ => {
                 let full = code == RDKafkaErrorCode::QueueFull;
                 let back = Parked { flight, headers, ..parked };
@@ -401,119 +451,6 @@ impl Lane {
         returned.records.clear();
         returned.bytes = 0;
     }
-
-    // Probes.
-
-    /// Asks for a round trip. The answer is an error at once where the producer is being replaced.
-    pub(super) fn probe(&self) -> oneshot::Receiver<Result<(), String>> {
-        let (sender, receiver) = oneshot::channel();
-        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
-            Slot::Open(producer) => self.send_probe(producer, sender),
-            Slot::Parking => drop(sender.send(Err(format!("topic {}: {}", self.name, self.reason())))),
-            Slot::Closed => drop(sender.send(Err("the event log is closed".to_owned()))),
-        }
-        receiver
-    }
-
-    fn send_probe(&self, producer: &Producer, sender: oneshot::Sender<Result<(), String>>) {
-        {
-            let mut probes = lock(&self.probes);
-            probes.waiting.retain(|waiter| !waiter.is_closed());
-            if probes.waiting.len() >= MAX_PROBE_WAITERS {
-                drop(sender.send(Err("too many probes at once".to_owned())));
-                return;
-            }
-            probes.waiting.push(sender);
-            // One under way answers for all: while Kafka is away probes must not pile up.
-            if std::mem::replace(&mut probes.under_way, true) {
-                return;
-            }
-        }
-        let now_ms = unix_ms();
-        let mut headers = Some(OwnedHeaders::new_with_capacity(encode::MAX_HEADERS));
-        encode::probe_headers(now_ms, |name, value| insert(&mut headers, name, value));
-        let key = format!("/probe/{}", fastrand::u8(..32));
-        let mut base = BaseRecord::with_opaque_to(&self.name, self.flight(Load::Probe));
-        base = base.key(key.as_str()).payload(b"{}".as_slice()).timestamp(now_ms);
-        base.headers = headers;
-        if let Err((error, _)) = producer.send(base) {
-            self.probed(Err(format!("topic {}: {error}", self.name)));
-        }
-    }
-
-    fn probed(&self, outcome: Result<(), String>) {
-        let waiting = {
-            let mut probes = lock(&self.probes);
-            probes.under_way = false;
-            std::mem::take(&mut probes.waiting)
-        };
-        for waiter in waiting {
-            // Whoever gave up waiting is no longer there; that is theirs.
-            drop(waiter.send(outcome.clone()));
-        }
-    }
-}
-
-/// What librdkafka calls: on the lane's own thread, within `poll`.
-pub(super) struct Context {
-    lane: Arc<Lane>,
-    logged: Mutex<Option<Instant>>,
-}
-
-impl Context {
-    pub(super) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, logged: Mutex::default() }
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
-        if (level as i32) < (RDKafkaLogLevel::Notice as i32) {
-            tracing::warn!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
-        } else {
-            tracing::debug!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let mut logged = lock(&self.logged);
-        if logged.is_none_or(|at| at.elapsed() >= ALERT_EVERY / 3) {
-            *logged = Some(Instant::now());
-            tracing::warn!(topic = self.lane.name, %error, reason, "Kafka is not well");
-        }
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = Box<Flight>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
-        match result {
-            Ok(message) => match flight.load {
-                Load::Record(ticket) => self.lane.settle(ticket, message.payload_len(), Outcome::Stored),
-                Load::Probe => self.lane.probed(Ok(())),
-            },
-            Err((error, message)) => self.lane.came_back(code(error), message, flight),
-        }
-    }
-}
-
-fn code(error: &KafkaError) -> RDKafkaErrorCode {
-    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
-}
-
-/// Whether the broker speaks of this one record, so that trying it again cannot help. Any other reason is an outage.
-const fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::MessageBatchTooLarge
-            | RDKafkaErrorCode::InvalidMessage
-            | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::InvalidTimestamp
-            | RDKafkaErrorCode::InvalidRecord
-    )
 }
 
 fn headers_of(record: &Record<'_>) -> OwnedHeaders {
@@ -524,9 +461,4 @@ fn headers_of(record: &Record<'_>) -> OwnedHeaders {
 
 fn insert(headers: &mut Option<OwnedHeaders>, key: &'static str, value: &[u8]) {
     *headers = headers.take().map(|headers| headers.insert(Header { key, value: Some(value) }));
-}
-
-fn unix_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

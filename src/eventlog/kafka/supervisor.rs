@@ -10,10 +10,10 @@ use rdkafka::producer::{Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
 use super::LaneState;
-use super::lane::{Context, Lane, Producer};
+use super::lane::{Context, Lane, Producer, is_forbidden};
 
 /// How long one poll waits for something to happen. Delivery reports end the waiting, trouble and closing do not.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 /// The same while something is to be finished.
 const SHORT_POLL: Duration = Duration::from_millis(5);
 /// What is on the wire when a producer is given up may still be answered for this long, which saves repeats.
@@ -53,7 +53,10 @@ pub(super) fn run(lane: &Arc<Lane>, config: &ClientConfig, first: Arc<Producer>,
 
 /// A producer that failed for good says so only when asked: its error event carries the reason's code, not that.
 fn look_for_fatal(lane: &Lane, producer: &Producer) {
-    if let Some((_, reason)) = producer.client().fatal_error() {
+    if let Some((code, reason)) = producer.client().fatal_error() {
+        if is_forbidden(code) {
+            lane.forbid(&reason);
+        }
         lane.set_state(LaneState::Fatal);
         lane.give_up(&format!("the producer failed for good: {reason}"));
     }
@@ -91,7 +94,7 @@ fn replace(lane: &Arc<Lane>, config: &ClientConfig, old: Option<Arc<Producer>>) 
                 continue;
             }
         };
-        lane.replacements.fetch_add(1, Relaxed);
+        lane.replaced();
         if refill(lane, &next) {
             if !is_over(lane) {
                 tracing::info!(topic = lane.name, "the event log stores into this topic through a new producer");

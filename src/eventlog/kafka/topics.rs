@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::{KafkaConfig, StartError};
+use super::{KafkaConfig, Listener, StartError, lock};
+
+type Admin = AdminClient<Listener>;
 
 const PARTITIONS: i32 = 12;
 const COPIES: i32 = 3;
@@ -163,17 +164,22 @@ fn settings(spec: &TopicSpec) -> Vec<String> {
 /// [`TopicsError`]. Topics named before the refused one may have been made.
 pub async fn apply(config: &KafkaConfig, specs: &[TopicSpec], timeout: Duration) -> Result<Vec<Applied>, TopicsError> {
     let client = config.finish(config.client()?);
-    let admin: AdminClient<DefaultClientContext> =
-        client.create().map_err(|error| StartError::Config(super::describe(&error)))?;
+    let admin: Admin =
+        client.create_with_context(Listener::default()).map_err(|error| StartError::Config(super::describe(&error)))?;
+    // Only librdkafka's log says why nobody answers.
+    let brokers = |error: KafkaError| {
+        let heard = lock(&admin.inner().context().0).clone();
+        TopicsError::Brokers(if heard.is_empty() { error.to_string() } else { format!("{error} ({heard})") })
+    };
     let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
     let wanted: Vec<NewTopic<'_>> = specs.iter().map(new_topic).collect();
-    let made = admin.create_topics(&wanted, &options).await.map_err(|e| TopicsError::Brokers(e.to_string()))?;
+    let made = admin.create_topics(&wanted, &options).await.map_err(brokers)?;
     let mut all = Vec::with_capacity(specs.len());
     for (spec, result) in specs.iter().zip(made) {
         match result {
             Ok(_) => all.push(Applied::Created(spec.name.clone())),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
-                let differences = compare(&admin, spec, &options, timeout).await?;
+                let differences = compare(&admin, spec, &options, timeout).await.map_err(brokers)?;
                 all.push(match differences.is_empty() {
                     true => Applied::Same(spec.name.clone()),
                     false => Applied::Differs(spec.name.clone(), differences),
@@ -191,15 +197,14 @@ fn new_topic(spec: &TopicSpec) -> NewTopic<'_> {
 }
 
 async fn compare(
-    admin: &AdminClient<DefaultClientContext>,
+    admin: &Admin,
     spec: &TopicSpec,
     options: &AdminOptions,
     timeout: Duration,
-) -> Result<Vec<String>, TopicsError> {
-    let brokers = |error: rdkafka::error::KafkaError| TopicsError::Brokers(error.to_string());
+) -> Result<Vec<String>, KafkaError> {
     let mut differences = Vec::new();
     // One short question on a command line's own runtime: nobody waits behind it.
-    let metadata = admin.inner().fetch_metadata(Some(&spec.name), timeout).map_err(brokers)?;
+    let metadata = admin.inner().fetch_metadata(Some(&spec.name), timeout)?;
     if let Some(topic) = metadata.topics().first() {
         let copies = topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default();
         let mut note = |what: &str, is: usize, should: i32| {
@@ -211,7 +216,7 @@ async fn compare(
         note("copies", copies, spec.replication_factor);
     }
     let asked = [ResourceSpecifier::Topic(&spec.name)];
-    let described = admin.describe_configs(&asked, options).await.map_err(brokers)?;
+    let described = admin.describe_configs(&asked, options).await?;
     for resource in described {
         match resource {
             Ok(resource) => differences.extend(setting_differences(spec, &resource)),

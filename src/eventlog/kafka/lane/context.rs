@@ -1,0 +1,85 @@
+//! What librdkafka calls, and what its reasons mean.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use super::{ALERT_EVERY, Flight, Lane, Load, lock};
+use crate::eventlog::Outcome;
+
+/// Called on the lane's own thread, within `poll`.
+pub(in crate::eventlog::kafka) struct Context {
+    lane: Arc<Lane>,
+    logged: Mutex<Option<Instant>>,
+}
+
+impl Context {
+    pub(in crate::eventlog::kafka) fn new(lane: Arc<Lane>) -> Self {
+        Self { lane, logged: Mutex::default() }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
+        if (level as i32) < (RDKafkaLogLevel::Notice as i32) {
+            tracing::warn!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
+        } else {
+            tracing::debug!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut logged = lock(&self.logged);
+        if logged.is_none_or(|at| at.elapsed() >= ALERT_EVERY / 3) {
+            *logged = Some(Instant::now());
+            tracing::warn!(topic = self.lane.name, %error, reason, "Kafka is not well");
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Flight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
+        match result {
+            Ok(message) => match flight.load {
+                Load::Record(ticket) => {
+                    self.lane.settle(ticket, message.payload_len(), Outcome::Stored, flight.received_ms);
+                }
+                Load::Probe => self.lane.probed(Ok(())),
+            },
+            Err((error, message)) => self.lane.came_back(code(error), message, flight),
+        }
+    }
+}
+
+pub(super) fn code(error: &KafkaError) -> RDKafkaErrorCode {
+    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
+}
+
+/// Whether the broker speaks of this one record, so that trying it again cannot help. Any other reason is an outage.
+pub(super) const fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::MessageBatchTooLarge
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::InvalidRecord
+    )
+}
+
+/// Whether the broker does not let this user write.
+pub(in crate::eventlog::kafka) const fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+    )
+}

@@ -1,0 +1,142 @@
+//! The configuration as its users meet it: the real binary, its exit codes and what it says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tidegate::auth::TokenAlgorithm;
+use tidegate::auth::signing::generate;
+use tidegate::config::{Config, default_toml, effective_toml, json_schema, load};
+
+/// Runs the binary in `dir` with nothing in its environment but `env`.
+fn tidegate(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(args).current_dir(dir).env_clear().envs(env.iter().copied()).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A directory with a key set and a configuration a node could serve with; `more` stands at the end of it.
+fn working(more: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    generate(dir.path(), TokenAlgorithm::ES256).unwrap();
+    let text = format!("public.plaintext = true\nauth.jwks = 'jwks.json'\nkafka.brokers = 'k1:9092'\n{more}");
+    fs::write(dir.path().join("tidegate.toml"), text).unwrap();
+    dir
+}
+
+const CHECK: [&str; 3] = ["check-config", "--config", "tidegate.toml"];
+
+/// What is in force, as a reader of it sees it.
+fn effective(dir: &Path, env: &[(&str, &str)]) -> toml::Table {
+    let output = tidegate(dir, &CHECK, env);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    toml::from_str(&stdout(&output)).unwrap()
+}
+
+#[test]
+fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[public]\nlisten = 'localhost'\n\n[kafka]\nborkers = 'k:9092'\nproperties.acks = 1\n\n\
+                [auth]\njwks = 'nowhere.json'\naudience = ''\nleeway_s = 900\n";
+    fs::write(dir.path().join("tidegate.toml"), text).unwrap();
+    let env = [
+        ("TIDEGATE_NODE__START_TIMEOUT_S", "soon"),
+        ("TIDEGATE_PUBLIC__PROXY_PROTOCOL", "maybe"),
+        ("TIDEGATE_LIMITS__WINDOW_MESSAGES", "-3"),
+        ("TIDEGATE_AUTH__ALGORITHMS", "ES256,HS512"),
+        ("TIDEGATE_KAFKA_TOPIC_PREFIX", "x."),
+        ("TIDEGATE_KAFKA__PASSWORD_FILE", "nowhere"),
+        ("TIDEGATE_TELEMETRY__LOG_FORMAT", "xml"),
+        // Not ours: Kubernetes sets these for a service called tidegate.
+        ("TIDEGATE_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let says = [
+        "public.listen: `localhost` is no address and port, as 0.0.0.0:8443 is (tidegate.toml:2)",
+        "public.tls_cert: is missing: set `public.tls_cert` and `public.tls_key`",
+        "kafka.borkers: is not known; did you mean `kafka.brokers`? (tidegate.toml:5)",
+        "kafka.brokers: is empty: name at least one broker, as host:port (not set, so the default counts)",
+        "kafka.properties.acks: cannot be set: what an ack means rests on it (tidegate.toml:6)",
+        "auth.jwks: `nowhere.json` cannot be read: ",
+        "auth.audience: audience in auth must not be empty (tidegate.toml:10)",
+        "auth.leeway_s: must lie between 0 and 300 (tidegate.toml:11)",
+        "node.start_timeout_s: is string \"soon\", but must be a whole number that is not negative \
+         (environment variable TIDEGATE_NODE__START_TIMEOUT_S)",
+        "public.proxy_protocol: is string \"maybe\", but must be true or false (environment variable TIDEGATE_PUBLIC__",
+        "limits.window_messages: is signed integer `-3`, but must be a whole number that is not negative (environment",
+        "auth.algorithms: `HS512` is none of ES256, RS256, EdDSA, HS256 (environment variable TIDEGATE_AUTH__ALGOR",
+        "kafka.topic_prefix: is not read from there; did you mean TIDEGATE_KAFKA__TOPIC_PREFIX? (environment variable",
+        "kafka.password: its file `nowhere` cannot be read: ",
+        "telemetry.log_format: `xml` is none of json, text (environment variable TIDEGATE_TELEMETRY__LOG_FORMAT)",
+    ];
+    for command in ["check-config", "serve"] {
+        let output = tidegate(dir.path(), &[command, "--config", "tidegate.toml"], &env);
+        let text = stderr(&output);
+        assert_eq!((code(&output), stdout(&output)), (78, String::new()), "{command}: {text}");
+        for expected in says {
+            assert!(text.contains(expected), "{command}: {expected} is missing in\n{text}");
+        }
+        assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", says.len())), "{text}");
+        assert_eq!(text.lines().count(), 1 + says.len(), "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_or_no_toml_is_one_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = tidegate(dir.path(), &CHECK, &[]);
+    assert_eq!(code(&missing), 78);
+    assert!(stderr(&missing).contains("tidegate.toml: cannot be read: "), "{}", stderr(&missing));
+    fs::write(dir.path().join("tidegate.toml"), "[kafka\n").unwrap();
+    let broken = tidegate(dir.path(), &["serve"], &[("TIDEGATE_CONFIG", "tidegate.toml")]);
+    assert_eq!(code(&broken), 78);
+    assert!(stderr(&broken).contains("tidegate.toml: is not TOML: "), "{}", stderr(&broken));
+}
+
+#[test]
+fn the_environment_counts_over_the_file_and_a_file_named_there_holds_a_value() {
+    let dir = working("kafka.username = 'from-file'\nkafka.password = 'old'\nnode.name = 'n1'\n");
+    fs::write(dir.path().join("password"), "12345\n").unwrap();
+    fs::write(dir.path().join("key-password"), "s3cret\n").unwrap();
+    let env = [
+        ("TIDEGATE_KAFKA__BROKERS", "a:1,b:2"),
+        ("TIDEGATE_KAFKA__PASSWORD_FILE", "password"),
+        ("TIDEGATE_KAFKA__PROPERTIES__LINGER_MS", "5"),
+        ("TIDEGATE_KAFKA__PROPERTIES__LOG_LEVEL", "7"),
+        ("TIDEGATE_KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", "key-password"),
+        ("TIDEGATE_PUBLIC__ALLOWED_ORIGINS", "https://a.example, https://b.example"),
+        ("TIDEGATE_AUTH__ALGORITHMS", "ES256"),
+        ("TIDEGATE_NODE__NAME", "17"),
+        ("TIDEGATE_LIMITS__MAX_CONNECTIONS", "1000"),
+    ];
+    let text = effective(dir.path(), &env);
+    assert_eq!(text["node"]["name"].as_str(), Some("17"), "a text that looks like a number is still a text");
+    let kafka = &text["kafka"];
+    assert_eq!((kafka["brokers"].as_str(), kafka["username"].as_str()), (Some("a:1,b:2"), Some("from-file")));
+    let properties = &kafka["properties"];
+    assert_eq!((properties["linger.ms"].as_str(), properties["log_level"].as_str()), (Some("5"), Some("7")));
+    assert_eq!(text["auth"]["algorithms"].as_array().unwrap().len(), 1);
+    let origins = text["public"]["allowed_origins"].as_array().unwrap();
+    assert_eq!(origins[1].as_str(), Some("https://b.example"));
+    assert_eq!(text["limits"]["max_connections"].as_integer(), Some(1_000));
+    // What is masked above is there underneath.
+    let owned = env.map(|(name, value)| (name.to_owned(), value.replace("password", dir_file(&dir, "password"))));
+    let in_dir = |(name, value): (String, String)| match name.ends_with("_FILE") {
+        true => (name, value),
+        false => (name, value),
+    };
+    drop(owned.map(in_dir));
+}
