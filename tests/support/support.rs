@@ -11,8 +11,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
+pub mod fleet;
 pub mod gateway;
 pub mod kafka;
+pub mod ledger;
 pub mod ports;
 pub mod process;
 pub mod ws;

@@ -209,7 +209,7 @@ impl RawClient {
     pub fn frame(&mut self, timeout: Duration) -> Incoming {
         let end = Instant::now() + timeout;
         loop {
-            if let Some(frame) = self.take_frame() {
+            if let Some(frame) = take_frame(&mut self.buffer) {
                 return Incoming::Frame(frame);
             }
             match self.fill(end) {
@@ -295,19 +295,6 @@ impl RawClient {
         &self.socket
     }
 
-    fn take_frame(&mut self) -> Option<Frame> {
-        let (first, second) = (*self.buffer.first()?, *self.buffer.get(1)?);
-        assert_eq!(second & 0x80, 0, "the gateway never masks");
-        let (header, length) = match second {
-            126 => (4, usize::from(u16::from_be_bytes(self.buffer.get(2..4)?.try_into().ok()?))),
-            127 => (10, usize::try_from(u64::from_be_bytes(self.buffer.get(2..10)?.try_into().ok()?)).ok()?),
-            short => (2, usize::from(short)),
-        };
-        let payload = self.buffer.get(header..header + length)?.to_vec();
-        self.buffer.drain(..header + length);
-        Some(Frame { first, payload })
-    }
-
     /// Reads once. `TimedOut`: nothing by `end`; `UnexpectedEof` and resets: the end.
     fn fill(&mut self, end: Instant) -> std::io::Result<()> {
         let left = end.saturating_duration_since(Instant::now());
@@ -331,6 +318,20 @@ impl RawClient {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes the first frame out of what was received; nothing where it is not whole yet.
+pub fn take_frame(buffer: &mut Vec<u8>) -> Option<Frame> {
+    let (first, second) = (*buffer.first()?, *buffer.get(1)?);
+    assert_eq!(second & 0x80, 0, "the gateway never masks");
+    let (header, length) = match second {
+        126 => (4, usize::from(u16::from_be_bytes(buffer.get(2..4)?.try_into().ok()?))),
+        127 => (10, usize::try_from(u64::from_be_bytes(buffer.get(2..10)?.try_into().ok()?)).ok()?),
+        short => (2, usize::from(short)),
+    };
+    let payload = buffer.get(header..header + length)?.to_vec();
+    buffer.drain(..header + length);
+    Some(Frame { first, payload })
 }
 
 /// The bytes of a masked frame with the shortest length; `first` is FIN, RSV and opcode.
