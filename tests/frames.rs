@@ -169,14 +169,14 @@ fn case_80_reserved_opcodes_are_a_protocol_error() {
 }
 
 #[test]
-fn case_81_a_frame_without_a_mask_is_a_protocol_error() {
+fn a_frame_without_a_mask_is_a_protocol_error() {
     for opcode in [TEXT, BINARY, PING, PONG, CLOSE] {
         violates("unmasked", &PLAIN, &[FIN | opcode, 0], 1002);
     }
 }
 
 #[test]
-fn case_84_control_frames_are_whole_and_small() {
+fn control_frames_are_whole_and_small() {
     for opcode in [PING, PONG, CLOSE] {
         violates("126 bytes", &PLAIN, &frame(FIN | opcode, &[b'x'; 126]), 1002);
         violates("fragmented", &PLAIN, &frame(opcode, &[]), 1002);
@@ -193,7 +193,7 @@ fn cases_85_and_86_fragment_129_is_abuse() {
 }
 
 #[test]
-fn case_87_fragments_are_in_order() {
+fn fragments_are_in_order() {
     violates("continuation of nothing", &PLAIN, &frame(FIN | CONT, b"x"), 1002);
     violates("open continuation of nothing", &PLAIN, &frame(CONT, b"x"), 1002);
     let done = [frame(FIN | TEXT, b"a"), frame(FIN | CONT, b"b")].concat();
@@ -216,7 +216,7 @@ fn cases_88_and_89_lengths_are_sane_and_in_their_shortest_form() {
 }
 
 #[test]
-fn case_90_the_announced_length_is_refused_before_its_bytes_come() {
+fn the_announced_length_is_refused_before_its_bytes_come() {
     violates("one frame", &PLAIN, &announce(FIN | BINARY, LIMIT + 1), 1009);
     let second = [frame(BINARY, &[0; LIMIT]), announce(FIN | CONT, 1)].concat();
     violates("the sum of fragments", &PLAIN, &second, 1009);

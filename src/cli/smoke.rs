@@ -33,14 +33,14 @@ pub(super) fn run(args: &SmokeArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("no runtime: {error}");
+            esuper::say(&format!("no runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(steps(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            eprintln!("failed   {text}");
+            esuper::say(&format!("failed   {text}"));
             ExitCode::FAILURE
         }
     }
@@ -50,7 +50,7 @@ async fn steps(args: &SmokeArgs) -> Result<(), String> {
     let url = device_url(&args.url);
     let mut client = step("connect", Client::connect(&url, args.token.as_deref(), args.ca.as_deref())).await?;
     let welcome = step("welcome", receive(&mut client, "welcome")).await?;
-    println!("         session {} of {}", text_of(&welcome, "session"), text_of(&welcome, "device_id"));
+    super::say(&format!("         session {} of {}\n", text_of(&welcome, "session"), text_of(&welcome, "device_id")));
     let update = json!({"type": "update", "name": "smoke", "seq": 1, "value": true}).to_string();
     step("publish", client.send_text(&update)).await?;
     let ack = step("ack", receive(&mut client, "ack")).await?;
@@ -58,7 +58,7 @@ async fn steps(args: &SmokeArgs) -> Result<(), String> {
         return Err(format!("ack: expected seq 1, got {ack}"));
     }
     if args.app_token.is_some() {
-        println!("skipped  command: this version has no commands yet");
+        super::say("skipped  command: this version has no commands yet\n");
     }
     step("close", client.close()).await
 }
@@ -69,7 +69,7 @@ async fn step<T>(name: &str, work: impl Future<Output = Result<T, ClientError>>)
     let done = tokio::time::timeout(STEP_TIMEOUT, work).await;
     let result = done.map_err(|_| format!("{name}: nothing within {STEP_TIMEOUT:?}"))?;
     let value = result.map_err(|error| format!("{name}: {error}"))?;
-    println!("ok       {name:<8} {:>9.3} ms", start.elapsed().as_secs_f64() * 1e3);
+    super::say(&format!("ok       {name:<8} {:>9.3} ms\n", start.elapsed().as_secs_f64() * 1e3));
     Ok(value)
 }
 

@@ -192,7 +192,7 @@ fn a_stream_of_the_c_zlib_is_read() {
 }
 
 #[test]
-fn case_93_a_bomb_stops_at_the_limit() {
+fn a_bomb_stops_at_the_limit() {
     let bomb = packed(&vec![0; 4 << 20]);
     assert!(bomb.len() < LIMIT);
     violates("bomb", &PACKED, &frame(FIN | RSV1 | BINARY, &bomb), 1009);

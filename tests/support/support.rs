@@ -11,6 +11,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
+pub mod after;
 pub mod fleet;
 pub mod gateway;
 pub mod kafka;
