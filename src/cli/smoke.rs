@@ -33,14 +33,14 @@ pub(super) fn run(args: &SmokeArgs) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            esuper::say(&format!("no runtime: {error}"));
+            eprintln!("no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(steps(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            esuper::say(&format!("failed   {text}"));
+            eprintln!("failed   {text}");
             ExitCode::FAILURE
         }
     }
