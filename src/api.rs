@@ -1,4 +1,4 @@
-//! HTTP: the handshake of devices on the public port, health and metrics on the internal one.
+//! HTTP: the handshakes of devices and applications on the public port, health and metrics on the internal one.
 
 mod admit;
 mod health;
@@ -41,6 +41,8 @@ pub struct Gate {
     pub anonymous: Option<DeviceKey>,
     /// Whether `?access_token=` is looked at.
     pub query_token: bool,
+    /// Origins whose pages may be applications; empty: any.
+    pub allowed_origins: Vec<String>,
     /// Host names that are served; empty: any.
     pub hosts: Vec<String>,
     /// Who is believed about where a request came from.
@@ -59,6 +61,7 @@ impl Gate {
             node,
             anonymous: None,
             query_token: false,
+            allowed_origins: Vec::new(),
             hosts: Vec::new(),
             hops: Hops::default(),
             console: None,
@@ -69,7 +72,7 @@ impl Gate {
 
 /// What a handler agreed to do with the connection once its answer is out.
 enum Agreement {
-    /// It is a device's now.
+    /// It is a device's or an application's now.
     Serve(Entry),
     /// It is told in frames why not: a browser sees no status.
     TurnAway(Farewell),
@@ -83,8 +86,9 @@ pub fn public(gate: Arc<Gate>) -> Router {
     Router::new()
         .route("/", any(admit::root))
         .route("/v1/device", any(admit::device))
+        .route("/v1/app", any(admit::app))
         .route("/socket.io/", any(async || lost("plain WebSocket here, not Socket.IO: devices use /v1/device")))
-        .fallback(async || lost("there is nothing here: devices use /v1/device"))
+        .fallback(async || lost("there is nothing here: devices use /v1/device, applications /v1/app"))
         .with_state(gate)
 }
 

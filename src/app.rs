@@ -113,6 +113,7 @@ fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
     let mut gate = Gate::new(Arc::clone(node));
     gate.query_token = config.auth.query_token;
     gate.hosts = config.public.hosts.clone();
+    gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
     Ok(Arc::new(gate))
 }

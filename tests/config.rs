@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tidegate::auth::TokenAlgorithm;
 use tidegate::auth::signing::generate;
-use tidegate::config::{Config, default_toml, effective_toml, json_schema, load};
+use tidegate::config::{Config, default_toml, load_kafka};
 
 /// Runs the binary in `dir` with nothing in its environment but `env`.
 fn tidegate(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
@@ -36,6 +36,9 @@ fn working(more: &str) -> tempfile::TempDir {
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
     dir
 }
+
+/// What stands where a secret is.
+const MASK: &str = "********";
 
 const CHECK: [&str; 3] = ["check-config", "--config", "tidegate.toml"];
 
@@ -76,7 +79,7 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         "node.start_timeout_s: is string \"soon\", but must be a whole number that is not negative \
          (environment variable TIDEGATE_NODE__START_TIMEOUT_S)",
         "public.proxy_protocol: is string \"maybe\", but must be true or false (environment variable TIDEGATE_PUBLIC__",
-        "limits.window_messages: is signed integer `-3`, but must be a whole number that is not negative (environment",
+        "limits.window_messages: is signed int `-3`, but must be a whole number that is not negative (environment",
         "auth.algorithms: `HS512` is none of ES256, RS256, EdDSA, HS256 (environment variable TIDEGATE_AUTH__ALGOR",
         "kafka.topic_prefix: is not read from there; did you mean TIDEGATE_KAFKA__TOPIC_PREFIX? (environment variable",
         "kafka.password: its file `nowhere` cannot be read: ",
@@ -132,11 +135,74 @@ fn the_environment_counts_over_the_file_and_a_file_named_there_holds_a_value() {
     let origins = text["public"]["allowed_origins"].as_array().unwrap();
     assert_eq!(origins[1].as_str(), Some("https://b.example"));
     assert_eq!(text["limits"]["max_connections"].as_integer(), Some(1_000));
-    // What is masked above is there underneath.
-    let owned = env.map(|(name, value)| (name.to_owned(), value.replace("password", dir_file(&dir, "password"))));
-    let in_dir = |(name, value): (String, String)| match name.ends_with("_FILE") {
-        true => (name, value),
-        false => (name, value),
-    };
-    drop(owned.map(in_dir));
+    // Printed as set, and read all the same: the binary's own reader sees what the mask hides.
+    assert_eq!((kafka["password"].as_str(), properties["ssl.key.password"].as_str()), (Some(MASK), Some(MASK)));
+    let underneath = env.map(|(name, value)| {
+        let path = dir.path().join(value);
+        (name.to_owned(), if name.ends_with("_FILE") { path.display().to_string() } else { value.to_owned() })
+    });
+    let file = dir.path().join("tidegate.toml");
+    let brokers_only: Vec<_> =
+        underneath.into_iter().filter(|(name, _)| name.starts_with("TIDEGATE_KAFKA__")).collect();
+    let kafka = load_kafka(Some(&file), brokers_only).unwrap();
+    assert_eq!(serde_json::to_value(&kafka).unwrap()["password"], "12345");
+}
+
+#[test]
+fn secrets_are_nowhere_in_what_is_printed() {
+    let dir = working("kafka.password = 'pl4in'\nkafka.properties.'ssl.key.password' = 's3cret'\n");
+    let output = tidegate(dir.path(), &CHECK, &[]);
+    let all = stdout(&output) + &stderr(&output);
+    assert!(all.contains(MASK) && !all.contains("pl4in") && !all.contains("s3cret"), "{all}");
+    // Nor in a complaint about one.
+    let wrong = tidegate(dir.path(), &CHECK, &[("TIDEGATE_KAFKA__PASSWRD", "hunter2")]);
+    assert_eq!(code(&wrong), 78);
+    assert!(!stderr(&wrong).contains("hunter2") && !stderr(&wrong).contains("pl4in"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn the_default_configuration_is_the_defaults_and_keeps_to_the_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = stdout(&tidegate(dir.path(), &["default-config"], &[]));
+    assert_eq!(printed, default_toml());
+    let table: toml::Table = toml::from_str(&printed).unwrap();
+    let mut defaults = toml::Table::try_from(Config::default()).unwrap();
+    // What has no value by default stands as a comment.
+    defaults.retain(|_, section| section.is_table());
+    for (name, section) in &defaults {
+        for (key, value) in section.as_table().unwrap() {
+            if let Some(written) = table.get(name).and_then(|table| table.get(key)) {
+                assert_eq!(written, value, "{name}.{key}");
+            } else {
+                assert!(printed.contains(&format!("{key} =")), "{name}.{key} is not explained");
+            }
+        }
+    }
+    let schema: Value = serde_json::from_str(&stdout(&tidegate(dir.path(), &["config-schema"], &[]))).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let as_json = serde_json::to_value(&table).unwrap();
+    assert_eq!(schema.iter_errors(&as_json).map(|error| error.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
+    for wrong in [json!({"kafka": {"borkers": "k:9092"}}), json!({"limits": {"max_connections": "many"}})] {
+        assert!(!schema.is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn topics_needs_the_section_kafka_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "[public]\nlisten = 'nonsense'\n[kafka]\nbrokers = 'k1:9092'\ntopic_prefix = 'field.'\n";
+    fs::write(dir.path().join("tidegate.toml"), file).unwrap();
+    let print = ["topics", "--print", "--config", "tidegate.toml"];
+    let output = tidegate(dir.path(), &[&print[..], &["--partitions", "6"]].concat(), &[]);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    let text = stdout(&output);
+    assert!(text.contains("field.telemetry") && text.contains("--partitions 6") && text.contains("k1:9092"), "{text}");
+    assert_eq!(code(&tidegate(dir.path(), &["topics"], &[])), 2, "neither --print nor --apply");
+    let typo = tidegate(dir.path(), &print, &[("TIDEGATE_KAFKA__BROKRES", "k:1")]);
+    assert_eq!(code(&typo), 78);
+    assert!(stderr(&typo).contains("did you mean `kafka.brokers`?"), "{}", stderr(&typo));
+    // Nobody listens at the discard port.
+    let apply = ["topics", "--apply", "--timeout", "2s"];
+    let nobody = tidegate(dir.path(), &apply, &[("TIDEGATE_KAFKA__BROKERS", "127.0.0.1:9")]);
+    assert_eq!(code(&nobody), 69, "{}", stderr(&nobody));
 }

@@ -47,3 +47,28 @@ fn stock_clients_get_a_101_they_understand_and_every_other_answer_ends_the_conne
     let folded = head(&gateway, "GET / HTTP/1.1\r\nHost: localhost\r\n folded\r\n\r\n");
     assert!(folded.starts_with("http/1.1 400 "), "{folded}");
 }
+
+#[test]
+fn applications_enter_by_their_own_door_from_an_allowed_origin() {
+    let gateway = Gateway::build().set("public.allowed_origins", r#"["https://app.example"]"#).start();
+    let token = |scope: &str| gateway.token("someone", "acme", &[scope]);
+    let ask = |path: &str, scope: &str, origin: &str| {
+        head(
+            &gateway,
+            &format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{origin}\
+                 Authorization: Bearer {}\r\n\r\n",
+                token(scope)
+            ),
+        )
+    };
+    let status = |answer: String| answer[9..12].to_owned();
+    let app = "telemetry:read";
+    assert_eq!(status(ask("/v1/app", app, "Origin: https://app.example\r\n")), "101");
+    assert_eq!(status(ask("/v1/app", app, "")), "101", "what is no browser has no origin");
+    assert_eq!(status(ask("/v1/app", app, "Origin: https://app.example.evil\r\n")), "403");
+    assert_eq!(status(ask("/v1/app", "device", "")), "403", "a device's token");
+    assert_eq!(status(ask("/v1/device", app, "")), "403", "an application's token");
+    assert_eq!(status(ask("/v1/device", "device", "Origin: https://elsewhere.example\r\n")), "101");
+}

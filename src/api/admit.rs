@@ -1,4 +1,4 @@
-//! Who is let in: the handshake of devices.
+//! Who is let in: the handshakes of devices and applications.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
@@ -39,10 +39,19 @@ pub(super) async fn device(
     Extension(peer): Extension<IpAddr>,
     request: Request,
 ) -> Response {
-    handshake(&gate, &agreed, peer, request).await
+    handshake(&gate, &agreed, peer, request, PeerKind::Device).await
 }
 
-async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request) -> Response {
+pub(super) async fn app(
+    State(gate): State<Arc<Gate>>,
+    Extension(agreed): Extension<Agreed>,
+    Extension(peer): Extension<IpAddr>,
+    request: Request,
+) -> Response {
+    handshake(&gate, &agreed, peer, request, PeerKind::App).await
+}
+
+async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request, door: PeerKind) -> Response {
     let (parts, body) = request.into_parts();
     let peer = gate.hops.client(peer, &parts.headers);
     let wish = match wish(gate, &parts) {
@@ -53,7 +62,12 @@ async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request)
             return answer(&refusal.problem);
         }
     };
-    let verdict = judge(gate, &wish, peer).await;
+    let verdict = match door {
+        PeerKind::App if !origin::is_allowed(&parts.headers, &gate.allowed_origins) => {
+            Err(Problem::new(StatusCode::FORBIDDEN, "this origin is not allowed (public.allowed_origins)").into())
+        }
+        _ => judge(gate, &wish, peer, door).await,
+    };
     let mut request = Request::from_parts(parts, body);
     let agreement = match verdict {
         Ok(entry) => {
@@ -87,7 +101,7 @@ fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
 }
 
 /// Whether the one who wishes may: what costs least is asked first.
-async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<Entry, Refusal> {
+async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result<Entry, Refusal> {
     let node = &gate.node;
     if node.is_stopping() {
         let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again", 1);
@@ -97,13 +111,13 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<Entry, Refusal>
         let detail = "this node holds as many connections as it may: connect again";
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 2).into());
     }
-    let (key, verified) = verify(gate, wish, peer).await?;
-    Ok(entry(key, verified, wish))
+    let (key, verified) = verify(gate, wish, peer, door).await?;
+    Ok(entry(key, verified, wish, door))
 }
 
-fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish) -> Entry {
+fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish, kind: PeerKind) -> Entry {
     Entry {
-        kind: PeerKind::Device,
+        kind,
         key,
         boot: wish.boot.clone(),
         encoding: wish.encoding,
@@ -116,13 +130,18 @@ fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish) -> Entry {
     }
 }
 
-async fn verify(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<(DeviceKey, Option<Verified>), Refusal> {
+async fn verify(
+    gate: &Gate,
+    wish: &Wish,
+    peer: IpAddr,
+    door: PeerKind,
+) -> Result<(DeviceKey, Option<Verified>), Refusal> {
     // One answer for whatever is wrong with a token: the reason is for the log.
     let unauthorized =
         |why| Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() };
     let Some((token, _)) = &wish.token else {
         return match &gate.anonymous {
-            Some(key) if peer.is_loopback() => Ok((key.clone(), None)),
+            Some(key) if peer.is_loopback() && door == PeerKind::Device => Ok((key.clone(), None)),
             _ => Err(unauthorized("no token")),
         };
     };
@@ -136,10 +155,14 @@ async fn verify(gate: &Gate, wish: &Wish, peer: IpAddr) -> Result<(DeviceKey, Op
             return Err(Refusal { outcome: AttemptOutcome::KeysUnavailable, ..problem.into() });
         }
     };
-    match &verified.identity {
-        Identity::Device(device) => Ok((device.key().clone(), Some(verified))),
-        Identity::App(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token's scope has no `device`").into()),
-    }
+    let detail = match (&verified.identity, door) {
+        (Identity::Device(_), PeerKind::Device) | (Identity::App(_), PeerKind::App) => {
+            return Ok((verified.identity.key().clone(), Some(verified)));
+        }
+        (Identity::Device(_), PeerKind::App) => "this is a device's token: devices use /v1/device",
+        (Identity::App(_), PeerKind::Device) => "the token's scope has no `device`",
+    };
+    Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
 }
 
 /// The same refusal in frames, for a browser, which shows its page no status.

@@ -1,9 +1,9 @@
-//! Where a request came from and for whom it is: `Host`, and `X-Forwarded-For` behind proxies that are known.
+//! Where a request came from and for whom it is: `Origin`, `Host`, and `X-Forwarded-For` behind proxies that are known.
 
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use http::header::HOST;
+use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use ipnet::IpNet;
 
@@ -44,6 +44,21 @@ impl Hops {
 
     fn knows(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Whether the request's `Origin` is one of `allowed`. Without an `Origin` it is no browser's, and another page's browser
+/// cannot leave it away.
+pub(super) fn is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    if allowed.is_empty() {
+        return true;
+    }
+    let mut origins = headers.get_all(ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (None, _) => true,
+        // Browsers write it in one way; prefixes, suffixes and `null` are somebody else's.
+        (Some(origin), None) => allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()),
+        _ => false,
     }
 }
 
@@ -88,6 +103,18 @@ mod tests {
         let stranger: IpAddr = "203.0.113.9".parse().unwrap();
         assert_eq!(hops.client(stranger, &headers(&[("x-forwarded-for", "127.0.0.1")])), stranger);
         assert_eq!(Hops::new(&["10.0.0.0/33".into()]).unwrap_err(), "10.0.0.0/33");
+    }
+
+    #[test]
+    fn case_37_and_38_only_an_exact_origin_is_allowed() {
+        let allowed = ["https://app.example".to_owned()];
+        assert!(is_allowed(&headers(&[("origin", "https://app.example")]), &allowed));
+        assert!(is_allowed(&headers(&[]), &allowed));
+        for other in ["null", "https://app.example.evil", "https://evil-app.example", "http://app.example", ""] {
+            assert!(!is_allowed(&headers(&[("origin", other)]), &allowed), "{other}");
+        }
+        assert!(!is_allowed(&headers(&[("origin", "https://app.example"), ("origin", "null")]), &allowed));
+        assert!(is_allowed(&headers(&[("origin", "null")]), &[]));
     }
 
     #[test]

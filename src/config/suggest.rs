@@ -26,8 +26,8 @@ pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness >= ALIKE).map(|(_, name)| name)
 }
 
-/// How alike two keys are: the name counts twice its section, so that a key in the wrong section is found in the right
-/// one, and a key of no likeness is not taken for its neighbour.
+/// How alike two keys are: the name counts three times its section, so that a key in the wrong section is found in the
+/// right one, and a key of no likeness is not taken for its neighbour.
 fn likeness(key: &str, other: &str) -> f64 {
     let name = |key: &str| key.rsplit_once('.').map_or(key, |(_, name)| name).to_owned();
     let section = |key: &str| key.split_once('.').map_or("", |(section, _)| section).to_owned();
@@ -35,7 +35,7 @@ fn likeness(key: &str, other: &str) -> f64 {
     if section(key).is_empty() {
         names
     } else {
-        (strsim::jaro_winkler(&section(key), &section(other)) + 2.0 * names) / 3.0
+        (strsim::jaro_winkler(&section(key), &section(other)) + 3.0 * names) / 4.0
     }
 }
 

@@ -321,7 +321,8 @@ const TRANSPORT: [(&str, &str); 5] = [
 const PRODUCER: [(&str, &str); 9] = [
     ("enable.idempotence", "true"),
     // Every replica that is in sync, of which the topic demands two.
-    ("acks", "all"),
+    // Which is how it writes `all`.
+    ("acks", "-1"),
     // Never: what was taken is tried for as long as the node lives.
     ("message.timeout.ms", "0"),
     ("request.timeout.ms", "10000"),
@@ -352,7 +353,8 @@ mod tests {
             ("message.timeout.ms", "0"),
             ("partitioner", "murmur2_random"),
             ("compression.type", "lz4"),
-            ("acks", "all"),
+            // Which is how it writes `all`.
+            ("acks", "-1"),
             ("batch.size", "1000000"),
             ("message.max.bytes", "1000000"),
             ("linger.ms", "1"),
