@@ -13,10 +13,11 @@ mod refusals;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use fixture::{client, connect, leaf, pair, served, served_with};
+use fixture::{Controls, Gate, client, connect, leaf, pair, served, served_with};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use tidegate::socket::listener::Stream;
@@ -91,12 +92,16 @@ async fn everything_comes_back_however_it_is_cut() {
 async fn a_byte_at_a_time_is_enough() {
     let served = served();
     for version in BOTH {
-        let (near, far) = duplex(1);
+        let (near, far) = duplex(65_536);
+        let controls = Arc::new(Controls::default());
+        controls.step.store(1, Ordering::Relaxed);
+        let gate = Gate { inner: far, controls };
         let config = client(&served.authority, &[version], None);
-        let (client, server) = tokio::join!(connect(near, config), accept(far, served.reloader.current(), Vec::new()));
+        let (client, server) = tokio::join!(connect(near, config), accept(gate, served.reloader.current(), Vec::new()));
         let (mut client, server) = (client.unwrap(), server.unwrap());
         let echoed = tokio::spawn(echo(server, 3));
         client.write_all(b"one byte at a time").await.unwrap();
+        client.flush().await.unwrap();
         let mut back = [0; 18];
         client.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"one byte at a time");

@@ -251,9 +251,18 @@ fn record_bytes(received: &[u8]) -> Option<usize> {
     Some(RECORD_HEADER + usize::from(u16::from_be_bytes([high, low])))
 }
 
-/// Whether the front is a goodbye that is not encrypted: rustls ignores it, as it does every warning before TLS 1.3.
-fn says_goodbye(received: &[u8]) -> bool {
-    matches!(received, [ALERT, _, _, 0, 2, _, CLOSE_NOTIFY, ..])
+/// Whether one of the records is a goodbye that is not encrypted: rustls ignores it, as it does every warning before
+/// TLS 1.3.
+fn says_goodbye(mut received: &[u8]) -> bool {
+    loop {
+        if matches!(received, [ALERT, _, _, 0, 2, _, CLOSE_NOTIFY, ..]) {
+            return true;
+        }
+        match record_bytes(received).and_then(|bytes| received.get(bytes..)) {
+            Some(rest) => received = rest,
+            None => return false,
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
@@ -289,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         if tail.is_empty() {
             *tail = Vec::new();
         }
-        let (goodbye, too_large) = (says_goodbye(tail), tail.len() > HANDSHAKE_BYTES);
+        let too_large = tail.len() > HANDSHAKE_BYTES;
         self.let_go();
         match stop? {
             Stop::End if self.conn.is_handshaking() => Err(TlsError::Goodbye),
@@ -297,7 +306,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 self.ends.received = true;
                 Ok(())
             }
-            Stop::More if goodbye => Err(TlsError::Goodbye),
             Stop::More if too_large => Err(TlsError::TooLarge),
             Stop::More => Ok(()),
         }
