@@ -9,10 +9,11 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/tidegate
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
+# Without librdkafka and jemalloc, whose C is most of a first build: `dev` needs them only for a real Kafka.
 run: ## Build, then everything in one process with nothing installed: `make run ARGS="--devices 10"`
 	@if [ -x "$(BIN)" ]; then echo "Building tidegate: only what changed."; \
-	else echo "Building tidegate. The first time takes several minutes, most of them for librdkafka and TLS in C."; fi
-	@cargo build -p tidegate --bin tidegate
+	else echo "Building tidegate. The first time takes a few minutes, much of them for TLS in C."; fi
+	@cargo build -p tidegate --bin tidegate $(if $(findstring --kafka,$(ARGS)),,--no-default-features)
 	@exec "$(BIN)" dev $(ARGS)
 
 test: ## Install what is missing, start Kafka and Redis, run every test, stop it all
@@ -21,6 +22,7 @@ test: ## Install what is missing, start Kafka and Redis, run every test, stop it
 lint: ## Formatting, clippy with every warning an error, shellcheck where it is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck tests/run .ci/run; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 

@@ -1,9 +1,9 @@
-//! The composition root of `tidegate serve`: what a node is made of, in which order it starts and how it leaves.
+//! The composition roots' common ground: who accepts, who keeps house, and how a node leaves.
 
 pub(crate) mod keepers;
+#[cfg(feature = "kafka")]
+mod serve;
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,163 +11,21 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::api::{self, Gate, Health, Hops};
-use crate::auth::Authenticator;
-use crate::config::{Config, LogFormat};
-use crate::connection::Node;
-use crate::eventlog::kafka::KafkaLog;
-use crate::receipts::Receipts;
-use crate::socket::listener::{self, ListenerSettings};
-use crate::socket::tls::{CertReloader, TlsFiles};
-use crate::telemetry::logs;
-use crate::telemetry::metrics::Metrics;
+#[cfg(feature = "kafka")]
+pub use serve::serve;
 
-/// The configuration is wrong (`EX_CONFIG`).
-const EXIT_CONFIG: u8 = 78;
-/// Something the node needs cannot be reached (`EX_UNAVAILABLE`).
-const EXIT_UNAVAILABLE: u8 = 69;
+use crate::api::{self, Gate};
+use crate::connection::Node;
+use crate::socket::listener::{self, ListenerSettings};
+
 /// How often a leaving node looks whether somebody is still connected.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Why a node did not serve: exit code and text.
-struct Failure(u8, String);
-
-impl Failure {
-    fn config(text: impl Into<String>) -> Self {
-        Self(EXIT_CONFIG, text.into())
-    }
-
-    fn other(text: impl Into<String>) -> Self {
-        Self(1, text.into())
-    }
-}
-
-/// Serves until the node is told to leave (SIGTERM, SIGINT). 0 after that, 78 where the configuration is wrong, 69
-/// where Kafka cannot be reached in time, 1 for the rest.
-#[expect(clippy::print_stderr, reason = "why a node does not start must be seen whatever the log filter says")]
-pub fn serve(config: Config) -> ExitCode {
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("tidegate serve: no threads to run on: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, text)) => {
-            eprintln!("tidegate serve: {text}");
-            ExitCode::from(code)
-        }
-    }
-}
-
-async fn run(config: Config) -> Result<(), Failure> {
-    let mut signals = Signals::new()?;
-    let metrics = Metrics::new().map_err(|error| Failure::other(error.to_string()))?;
-    metrics.watch_runtime(tokio::runtime::Handle::current());
-    let json = config.telemetry.log_format == LogFormat::Json;
-    logs::init(&config.telemetry.log, json, metrics.log_lines_lost.clone())
-        .map_err(|error| Failure::config(error.to_string()))?;
-    let tls = tls(&config, &metrics)?;
-    let node = tokio::select! {
-        node = node(&config, metrics) => node?,
-        // Told to leave before it had begun.
-        () = signals.leave() => return Ok(()),
-    };
-    let health = Arc::new(Health::default());
-    keepers::spawn(&node, &health);
-    let public = bind(&config.public.listen, "public.listen")?;
-    let internal = bind(&config.internal.listen, "internal.listen")?;
-    let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
-    tokio::spawn(async move { axum::serve(internal, routes).await });
-    let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(accept(public, doors, gate(&config, &node)?, Router::new()));
-    tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
-    signals.leave().await;
-    leave(&config, &node, &health, &mut signals).await;
-    accepting.abort();
-    Ok(())
-}
-
-/// Everything but the ports.
-async fn node(config: &Config, metrics: Metrics) -> Result<Arc<Node>, Failure> {
-    let auth = Authenticator::new(config.auth.clone(), config.limits.token_bytes, config.limits.token_cache);
-    let auth = auth.map_err(|error| Failure::config(error.to_string()))?;
-    let receipts = Arc::new(Receipts::new(&config.limits));
-    let (kafka, limits, deliveries) = (config.kafka.clone(), config.limits.clone(), Arc::clone(&receipts));
-    let timeout = Duration::from_secs(config.node.start_timeout_s);
-    let counted = metrics.clone();
-    let start = move || KafkaLog::start(&kafka, &limits, timeout, deliveries, &counted);
-    let log = tokio::task::spawn_blocking(start).await.map_err(|error| Failure::other(error.to_string()))?;
-    let log = log.map_err(|error| {
-        Failure(if error.is_retryable() { EXIT_UNAVAILABLE } else { EXIT_CONFIG }, error.to_string())
-    })?;
-    let auth = Some(Arc::new(auth));
-    Ok(Arc::new(Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics)))
-}
-
-fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
-    let hops = Hops::new(&config.public.trusted_proxies)
-        .map_err(|text| Failure::config(format!("public.trusted_proxies: `{text}` is no network, as 10.0.0.0/8 is")))?;
-    let mut gate = Gate::new(Arc::clone(node));
-    gate.query_token = config.auth.query_token;
-    gate.hosts = config.public.hosts.clone();
-    gate.allowed_origins = config.public.allowed_origins.clone();
-    gate.hops = hops;
-    Ok(Arc::new(gate))
-}
-
-fn bind(address: &str, key: &str) -> Result<TcpListener, Failure> {
-    let parsed: SocketAddr = address.parse().map_err(|_| Failure::config(format!("{key}: no address: {address}")))?;
-    listener::bind(parsed).map_err(|error| Failure::other(format!("{key}: cannot listen on {address}: {error}")))
-}
-
-/// TLS, unless the configuration says that something in front does it; and what keeps its certificate fresh.
-fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<CertReloader>>, Failure> {
-    let public = &config.public;
-    if public.plaintext {
-        return Ok(None);
-    }
-    let files = TlsFiles {
-        cert: public.tls_cert.clone(),
-        key: public.tls_key.clone(),
-        client_ca: Some(public.client_ca.clone()).filter(|path| !path.as_os_str().is_empty()),
-        record_bytes: public.tls_record_bytes,
-    };
-    let tls = CertReloader::load(files, metrics.clone());
-    let tls = Arc::new(tls.map_err(|error| Failure::config(format!("public.tls_cert: {error}")))?);
-    tokio::spawn(Arc::clone(&tls).watch());
-    Ok(Some(tls))
-}
 
 /// Accepts on the public port until it is aborted. `also` is served there too.
 pub(crate) async fn accept(port: TcpListener, doors: ListenerSettings, gate: Arc<Gate>, also: Router) {
     let routes = api::public(Arc::clone(&gate)).merge(also);
     let handler = move |incoming| api::serve(incoming, routes.clone(), Arc::clone(&gate));
     listener::serve(port, Arc::new(doors), handler).await;
-}
-
-/// Unready first, and load balancers get the time to see it; then no connection is let in, what was taken is acked,
-/// every connection is closed with 1012, and the log is flushed.
-async fn leave(config: &Config, node: &Node, health: &Health, signals: &mut Signals) {
-    tracing::info!("leaving: unready now");
-    health.leaving();
-    node.metrics.draining.set(1);
-    let propagation = Duration::from_secs(config.drain.propagation_s);
-    tokio::select! {
-        () = tokio::time::sleep(propagation) => {}
-        // A second signal: whoever sends it does not want to wait.
-        () = signals.leave() => {}
-    }
-    let end = tokio::time::Instant::now() + Duration::from_secs(config.drain.budget_s);
-    wait_for_connections(node, end).await;
-    let left = node.log.close(end.saturating_duration_since(tokio::time::Instant::now())).await;
-    if left > 0 {
-        node.metrics.shutdown_unacked.inc_by(left as u64);
-        tracing::warn!(left, "left with records that Kafka has not stored: their devices send them again");
-    }
-    tracing::info!("left");
 }
 
 /// Tells every connection to end and waits until all have, or until `end`.
@@ -187,10 +45,6 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
-        Self::listen().map_err(|error| Failure::other(format!("signals cannot be received: {error}")))
-    }
-
     /// Takes SIGTERM and SIGINT from now on.
     pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })

@@ -4,11 +4,11 @@
 
 #![allow(clippy::print_stderr, reason = "the command line is where output belongs")]
 
+#[cfg(feature = "kafka")]
+mod node;
 mod smoke;
-mod topics;
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,17 +17,16 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::auth::TokenAlgorithm;
 use crate::auth::signing::{self, SigningKey, TokenRequest};
-use crate::config::{self, Config};
 use crate::dev::DevOptions;
 
-/// The configuration is wrong (`EX_CONFIG`).
-pub const EXIT_CONFIG: u8 = 78;
-/// Kafka cannot be reached (`EX_UNAVAILABLE`).
-pub const EXIT_UNAVAILABLE: u8 = 69;
+#[cfg(feature = "kafka")]
+const AFTER_HELP: &str = "";
+#[cfg(not(feature = "kafka"))]
+const AFTER_HELP: &str = "This build is without Kafka: `cargo build --release` makes one that can `serve`.";
 
 /// A clustered WebSocket gateway for IoT devices: an ack means stored.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version)]
+#[command(name = "tidegate", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,56 +35,17 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Everything in one process with nothing installed: for trying out.
-    Dev(DevArgs),
-    /// A node of a cluster.
-    Serve(ConfigArgs),
+    Dev(DevOptions),
+    #[cfg(feature = "kafka")]
+    #[command(flatten)]
+    Node(node::NodeCommand),
     /// Print a signed token.
     Token(TokenArgs),
     /// Make keys that sign tokens.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Print or make the Kafka topics.
-    Topics(topics::TopicsArgs),
-    /// Check the configuration and print what is in force, secrets masked.
-    CheckConfig(ConfigArgs),
-    /// Print the default configuration, every key explained.
-    DefaultConfig,
-    /// Print the JSON Schema of the configuration.
-    ConfigSchema,
     /// Try a live node: connect, publish, wait for the ack.
     Smoke(smoke::SmokeArgs),
-}
-
-#[derive(Debug, Args)]
-struct DevArgs {
-    /// Address and port to listen on.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// Listen on every address, for a board on the same network; every device then needs a token.
-    #[arg(long)]
-    lan: bool,
-    /// Simulated devices.
-    #[arg(long, default_value_t = 3)]
-    devices: usize,
-    /// Nodes in the process.
-    #[arg(long, default_value_t = 1)]
-    nodes: usize,
-    /// Make the first line of output one JSON object with the addresses and tokens.
-    #[arg(long)]
-    json: bool,
-    /// Brokers of a real Kafka, in place of the log in memory.
-    #[arg(long, value_name = "BROKERS")]
-    kafka: Option<String>,
-    /// What the topics' names begin with.
-    #[arg(long, value_name = "P", default_value = "tidegate.")]
-    topic_prefix: String,
-}
-
-#[derive(Debug, Args)]
-struct ConfigArgs {
-    /// The TOML file; the environment (TIDEGATE_SECTION__KEY) counts over it.
-    #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -132,45 +92,13 @@ enum KeysCommand {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Dev(args) => run_dev(args),
-        Command::Serve(args) => with_config(args.config.as_deref(), run_serve),
+        Command::Dev(options) => crate::dev::run(options),
+        #[cfg(feature = "kafka")]
+        Command::Node(command) => node::run(command),
         Command::Token(args) => finish(token(args)),
         Command::Keys(KeysCommand::New { dir, alg }) => finish(new_keys(&dir, alg)),
-        Command::Topics(args) => topics::run(&args),
-        Command::CheckConfig(args) => with_config(args.config.as_deref(), |config| {
-            say(&config::effective_toml(&config));
-            ExitCode::SUCCESS
-        }),
-        Command::DefaultConfig => finish(Ok(config::default_toml())),
-        Command::ConfigSchema => finish(Ok(format!("{:#}\n", config::json_schema()))),
         Command::Smoke(args) => smoke::run(&args),
     }
-}
-
-fn run_dev(args: DevArgs) -> ExitCode {
-    let DevArgs { listen, lan, devices, nodes, json, kafka, topic_prefix } = args;
-    crate::dev::run(DevOptions { listen, lan, devices, nodes, json, kafka, topic_prefix })
-}
-
-fn run_serve(config: Config) -> ExitCode {
-    crate::app::serve(config)
-}
-
-/// Reads the configuration and goes on with it, or says what is wrong.
-fn with_config(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match config::load(file, environment()) {
-        Ok(config) => then(config),
-        Err(error) => {
-            eprint!("{error}");
-            ExitCode::from(EXIT_CONFIG)
-        }
-    }
-}
-
-/// The environment's variables.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    // One that is not UTF-8 cannot be one of ours and must not stop the node.
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Prints to standard output. Whoever closed it (`| head`) has read enough, and that is no failure.

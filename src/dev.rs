@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
+
 use crate::api::{self, Gate, Health};
 use crate::app::{self, Signals, keepers};
 use crate::auth::signing::{SigningKey, TokenRequest};
 use crate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
 use crate::connection::Node;
 use crate::eventlog::SharedLog;
-use crate::eventlog::kafka::{KafkaConfig, KafkaLog};
 use crate::eventlog::memory::{MemoryLimits, MemoryLog};
 use crate::id::DeviceKey;
 use crate::limits::Limits;
@@ -26,22 +27,39 @@ const DEVICE: &str = "sensor-001";
 const CONSOLE: &str = include_str!("../docs/examples/browser/index.html");
 const WEEK_S: u64 = 7 * 24 * 3_600;
 
-/// What `tidegate dev` is told.
-#[derive(Debug, Clone)]
+/// Flags of `tidegate dev`.
+#[derive(Debug, Clone, Args)]
 pub struct DevOptions {
-    /// Address and port.
+    /// Address and port to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Listen for the whole network, with tokens.
+    /// Listen on every address, for a board on the same network; every device then needs a token.
+    #[arg(long)]
     pub lan: bool,
     /// Simulated devices.
+    #[arg(long, default_value_t = 3)]
     pub devices: usize,
     /// Nodes in the process.
+    #[arg(long, default_value_t = 1)]
     pub nodes: usize,
-    /// First line of output is one JSON object.
+    /// Make the first line of output one JSON object with the addresses and tokens.
+    #[arg(long)]
     pub json: bool,
-    /// Brokers of a real Kafka in place of the log in memory.
-    pub kafka: Option<String>,
-    /// Goes before every topic's name.
+    /// A real Kafka in place of the log in memory.
+    #[cfg(feature = "kafka")]
+    #[command(flatten)]
+    pub kafka: KafkaOptions,
+}
+
+/// Which Kafka.
+#[cfg(feature = "kafka")]
+#[derive(Debug, Clone, Args)]
+pub struct KafkaOptions {
+    /// Brokers of a real Kafka, in place of the log in memory.
+    #[arg(long = "kafka", value_name = "BROKERS")]
+    pub brokers: Option<String>,
+    /// What the topics' names begin with.
+    #[arg(long, value_name = "P", default_value = "tidegate.")]
     pub topic_prefix: String,
 }
 
@@ -104,19 +122,23 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     Ok(())
 }
 
+#[cfg_attr(not(feature = "kafka"), expect(unused_variables, reason = "only a real Kafka asks for more"))]
 async fn event_log(
     options: &DevOptions,
     limits: &Limits,
     receipts: &Arc<Receipts>,
     metrics: &Metrics,
 ) -> Result<SharedLog, Failure> {
-    let Some(brokers) = options.kafka.clone() else {
-        return Ok(Arc::new(MemoryLog::start(MemoryLimits::default(), Arc::clone(receipts) as _, metrics)?));
-    };
-    let config = KafkaConfig { brokers, topic_prefix: options.topic_prefix.clone(), ..KafkaConfig::default() };
-    let (limits, receipts, metrics) = (limits.clone(), Arc::clone(receipts), metrics.clone());
-    let start = move || KafkaLog::start(&config, &limits, Duration::from_secs(30), receipts, &metrics);
-    Ok(Arc::new(tokio::task::spawn_blocking(start).await??))
+    #[cfg(feature = "kafka")]
+    if let Some(brokers) = options.kafka.brokers.clone() {
+        use crate::eventlog::kafka::{KafkaConfig, KafkaLog};
+        let topic_prefix = options.kafka.topic_prefix.clone();
+        let config = KafkaConfig { brokers, topic_prefix, ..KafkaConfig::default() };
+        let (limits, receipts, metrics) = (limits.clone(), Arc::clone(receipts), metrics.clone());
+        let start = move || KafkaLog::start(&config, &limits, Duration::from_secs(30), receipts, &metrics);
+        return Ok(Arc::new(tokio::task::spawn_blocking(start).await??));
+    }
+    Ok(Arc::new(MemoryLog::start(MemoryLimits::default(), Arc::clone(receipts) as _, metrics)?))
 }
 
 fn token(key: &SigningKey, sub: &str, scopes: &[&str], now_unix_s: u64) -> Result<String, Failure> {
@@ -148,7 +170,7 @@ fn announce(options: &DevOptions, address: SocketAddr, key: &SigningKey, now_uni
     }
     println!("Tidegate is ready: devices connect to {url}");
     println!("in a browser: {}\nmetrics: http://{address}/metrics", console(address, &device_token));
-    println!("device token ({DEVICE}): {device_token}\n\ntry it:");
+    println!("device token ({DEVICE}): {device_token}\napp token (ws://{address}/v1/app): {app_token}\n\ntry it:");
     println!("  websocat -H 'Authorization: Bearer {device_token}' {url}");
     println!("  then type: {{\"type\":\"update\",\"name\":\"temperature\",\"value\":23.5,\"seq\":1}}");
     println!(

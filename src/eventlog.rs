@@ -1,6 +1,7 @@
 //! Where what devices send becomes durable: the seam, and its promise.
 
 mod encode;
+#[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;
 mod publish;

@@ -25,5 +25,6 @@ pub mod api;
 
 pub mod app;
 pub mod cli;
+#[cfg(feature = "kafka")]
 pub mod config;
 pub mod dev;

@@ -1,5 +1,6 @@
 //! The command line's entry: everything is in the library, so that tests and the load tester can use it.
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

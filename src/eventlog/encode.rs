@@ -14,9 +14,6 @@ const LAST_MS: i64 = 253_402_300_799_999;
 /// How many headers a record has at most.
 pub(super) const MAX_HEADERS: usize = 10;
 
-/// `ce_type` of a probe, which goes to the topic `status` under a key that is no device's (it begins with a slash).
-pub(super) const PROBE_TYPE: &str = "tidegate.probe.v1";
-
 /// Hands out every header of `record`, in the order they are stored.
 pub(super) fn headers(record: &Record<'_>, mut add: impl FnMut(&'static str, &[u8])) {
     let mut text = Text::new();
@@ -45,7 +42,9 @@ pub(super) fn headers(record: &Record<'_>, mut add: impl FnMut(&'static str, &[u
     }
 }
 
-/// Hands out every header of a probe made at `now_ms`.
+/// Hands out every header of a probe made at `now_ms`. It goes to the topic `status` under a key that is no device's (it
+/// begins with a slash).
+#[cfg(feature = "kafka")]
 pub(super) fn probe_headers(now_ms: i64, mut add: impl FnMut(&'static str, &[u8])) {
     let now = Moment::of(now_ms);
     let mut id = [b'0'; 16];
@@ -53,7 +52,7 @@ pub(super) fn probe_headers(now_ms: i64, mut add: impl FnMut(&'static str, &[u8]
     add("ce_specversion", b"1.0");
     add("ce_id", &id);
     add("ce_source", b"/tidegate");
-    add("ce_type", PROBE_TYPE.as_bytes());
+    add("ce_type", b"tidegate.probe.v1");
     add("ce_time", &now.0);
     add("content-type", b"application/json");
 }

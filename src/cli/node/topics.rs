@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{EXIT_CONFIG, EXIT_UNAVAILABLE, environment, parse_seconds, say};
+use super::{EXIT_CONFIG, EXIT_UNAVAILABLE, environment};
+use crate::cli::{parse_seconds, say};
 use crate::config;
 use crate::eventlog::kafka::KafkaConfig;
 use crate::eventlog::kafka::topics::{self, Applied, TopicOptions, TopicSpec, TopicsError};
@@ -18,7 +19,7 @@ const EXIT_FLAGS: u8 = 2;
 
 /// Flags of `tidegate topics`.
 #[derive(Debug, Args)]
-pub(super) struct TopicsArgs {
+pub(in crate::cli) struct TopicsArgs {
     /// Print the topics as a table and as commands.
     #[arg(long, required_unless_present = "apply")]
     print: bool,
