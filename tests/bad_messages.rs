@@ -8,12 +8,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::after::{Case, PATIENCE, Proving, unix_s};
+use support::after::{Case, PATIENCE, Proving, check_log, unix_s};
 use support::gateway::Gateway;
 use support::kafka::{Broker, Stored};
+use support::wait_for;
 use support::ws::{Incoming, RawClient, frame, opcode};
 use tidegate::auth::TokenAlgorithm;
 use tidegate::auth::signing::SigningKey;
@@ -21,7 +22,11 @@ use tidegate::auth::signing::SigningKey;
 const FIN: u8 = 0x80;
 const UPDATE: &str = r#"{"type":"update","seq":1,"value":1}"#;
 
-static NODE: LazyLock<Proving> = LazyLock::new(|| Proving::start(Gateway::build().set("auth.leeway_s", "1")));
+/// How long after its `exp` a token is honoured, in seconds.
+const LEEWAY_S: u64 = 3;
+
+static NODE: LazyLock<Proving> =
+    LazyLock::new(|| Proving::start(Gateway::build().set("auth.leeway_s", &LEEWAY_S.to_string())));
 
 /// Each of these is refused with this code and nothing else happens: an update sent behind it is acked.
 fn all_refused<'a>(case: &Case<'_>, code: &str, inputs: impl IntoIterator<Item = &'a str>) {
@@ -306,7 +311,7 @@ fn case_130_a_bad_auth_is_refused_and_the_old_expiry_stands() {
         let bad = [
             (case.token(&json!({"sub": device, "iat": now - 100, "exp": now - 50})), "invalid_token"),
             (case.hide(stranger.sign(&claims).unwrap()), "invalid_token"),
-            (case.token(&json!({"sub": "somebody-else"})), "forbidden"),
+            (case.hide("no.token".to_owned()), "invalid_token"),
         ];
         for (at, (token, code)) in bad.iter().enumerate() {
             // One a second: what comes sooner is refused for that.
@@ -321,7 +326,22 @@ fn case_130_a_bad_auth_is_refused_and_the_old_expiry_stands() {
         }
         goes_on(case, &mut client, 1);
         case.is_closed(4201, &mut client);
-        assert!((expires..=expires + 6).contains(&unix_s()), "{expires}, closed at {}", unix_s());
+        assert!(closed_for(expires), "{expires}, closed at {}", unix_s());
+    });
+}
+
+/// Whether now is when a connection ends whose token expired at `expires`: 5 s at most after its leeway.
+fn closed_for(expires: u64) -> bool {
+    (expires + LEEWAY_S..=expires + LEEWAY_S + 5).contains(&unix_s())
+}
+
+#[test]
+fn an_auth_for_another_identity_ends_the_connection() {
+    NODE.case("identity", |case| {
+        let mut client = case.device("/v1/device");
+        let answer = auth(&mut client, &case.token(&json!({"sub": "somebody-else"})), "a");
+        assert_eq!((&answer["type"], &answer["code"]), (&json!("refused"), &json!("forbidden")), "{answer}");
+        case.is_closed(4203, &mut client);
     });
 }
 
@@ -335,6 +355,7 @@ fn case_131_a_hundred_auths_in_a_second_are_verified_once_or_twice() {
         let all = tokens.iter().flat_map(|token| {
             frame(FIN | opcode::TEXT, json!({"type": "auth", "token": token, "id": "a"}).to_string().as_bytes())
         });
+        let start = Instant::now();
         client.send(&all.collect::<Vec<_>>()).unwrap();
         let (mut taken, mut refused) = (0, 0);
         while taken + refused < 100 {
@@ -346,7 +367,8 @@ fn case_131_a_hundred_auths_in_a_second_are_verified_once_or_twice() {
             }
         }
         // A second of the gateway's clock may end amid the hundred.
-        assert!((1..=2).contains(&taken), "{taken}");
+        let seconds = start.elapsed().as_secs();
+        assert!((1..=2 + seconds).contains(&taken), "{taken} in {seconds} s");
         goes_on(case, &mut client, 1);
         case.logs_at_most(110);
     });
@@ -442,16 +464,16 @@ fn case_140_a_token_refreshed_at_the_last_second_keeps_the_socket_until_its_own_
         while unix_s() < first {
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Expired, and still within the leeway of a second.
+        // Expired, and still within the leeway.
         let second = unix_s() + 5;
         let answer = auth(&mut client, &token(second), "late");
         assert_eq!((&answer["type"], &answer["expires_at"]), (&json!("ack"), &json!(second * 1_000)), "{answer}");
-        while unix_s() < first + 3 {
+        while unix_s() < first + LEEWAY_S + 2 {
             goes_on(case, &mut client, unix_s());
             std::thread::sleep(Duration::from_millis(200));
         }
         case.is_closed(4201, &mut client);
-        assert!((second + 1..=second + 6).contains(&unix_s()), "{second}, closed at {}", unix_s());
+        assert!(closed_for(second), "{second}, closed at {}", unix_s());
     });
 }
 
@@ -459,22 +481,48 @@ fn case_140_a_token_refreshed_at_the_last_second_keeps_the_socket_until_its_own_
 fn case_142_a_signing_key_taken_away_ends_the_connections_of_its_tokens() {
     let gateway = Gateway::start();
     let jwks = gateway.dir().join("jwks.json");
+    let next = SigningKey::generate(TokenAlgorithm::ES256).unwrap();
+    let set = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
+    let old_set = set(&std::fs::read_to_string(&jwks).unwrap());
+    let mut both = set(&next.jwks());
+    both["keys"].as_array_mut().unwrap().extend(old_set["keys"].as_array().unwrap().clone());
+    let replace = |text: &str| {
+        std::fs::write(gateway.dir().join("next.json"), text).unwrap();
+        std::fs::rename(gateway.dir().join("next.json"), &jwks).unwrap();
+    };
+    let open = |token: &str| {
+        let mut client = gateway.connect();
+        let status = client.upgrade("/v1/device", &[("Authorization", &format!("Bearer {token}"))]).status;
+        (client, status)
+    };
+    let next_token = |device: &str| {
+        let claims = json!({"iss": "tidegate", "aud": "tidegate", "sub": device, "tenant": "acme", "scope": "device",
+                            "iat": unix_s(), "exp": unix_s() + 600});
+        next.sign(&claims).unwrap()
+    };
     let mut old = gateway.device("old", "/v1/device");
     let old_token = gateway.token("late", "acme", &["device"]);
-    let next = SigningKey::generate(TokenAlgorithm::ES256).unwrap();
-    std::fs::write(gateway.dir().join("next.json"), next.jwks()).unwrap();
-    std::fs::rename(gateway.dir().join("next.json"), &jwks).unwrap();
+    replace(&both.to_string());
+    let kept_token = next_token("kept");
+    let mut kept = wait_for("the second key counts", Duration::from_secs(60), || {
+        let (client, status) = open(&kept_token);
+        (status == 101).then_some(client)
+    });
+    let mut acked = |seq: u64| {
+        kept.send_json(&json!({"type": "update", "seq": seq, "value": 1}));
+        kept.expect_ack(seq, PATIENCE);
+    };
+    acked(1);
+    replace(&next.jwks());
     assert_eq!(old.expect_close(Duration::from_secs(60)), Some(4202));
     assert!(old.ends_within(PATIENCE));
-    let status = |token: &str| {
-        let authorization = format!("Bearer {token}");
-        gateway.connect().upgrade("/v1/device", &[("Authorization", &authorization)]).status
-    };
-    assert_eq!(status(&old_token), 401);
-    let claims = json!({"iss": "tidegate", "aud": "tidegate", "sub": "new", "tenant": "acme", "scope": "device",
-                        "iat": unix_s(), "exp": unix_s() + 60});
-    assert_eq!(status(&next.sign(&claims).unwrap()), 101);
-    assert!(!gateway.process.log().contains("panicked"));
+    assert_eq!(open(&old_token).1, 401);
+    acked(2);
+    assert_eq!(open(&next_token("new")).1, 101);
+    assert_eq!(gateway.records("telemetry").len(), 2);
+    let tokens = [&old_token, &kept_token];
+    let secrets: Vec<_> = tokens.iter().flat_map(|token| token.split('.').skip(1)).map(str::to_owned).collect();
+    assert!(check_log("142", &gateway, 0, &secrets) > 0);
 }
 
 /// Twenty devices that heed no pause, against a log that takes nothing. What 200 of them lose is in the tests of acks.
@@ -483,36 +531,37 @@ fn case_136_a_flood_while_kafka_is_away_is_paused_and_read_no_further() {
     let broker = Broker::start();
     let budget: u64 = 8 << 20;
     let build = Gateway::build().brokers(&broker.brokers()).set("limits.node_budget_bytes", &budget.to_string());
-    let gateway = build.set("limits.tenant_budget_bytes", &budget.to_string()).start();
-    let mut devices: Vec<_> = (0..20).map(|at| gateway.device(&format!("d{at}"), "/v1/device")).collect();
-    for client in &mut devices {
-        client.send_text(UPDATE);
-        client.expect_ack(1, PATIENCE);
-    }
-    let before = gateway.process.rss_kib();
-    broker.freeze();
-    // Three windows each, and twice what the node may hold.
-    let large = "x".repeat(20_000);
-    for client in &mut devices {
-        for seq in 2..=40 {
-            client.send_json(&json!({"type": "update", "seq": seq, "value": large}));
+    let node = Proving::start(build.set("limits.tenant_budget_bytes", &budget.to_string()));
+    node.case("136", |case| {
+        let mut devices: Vec<_> = (0..20).map(|_| case.device("/v1/device")).collect();
+        for client in &mut devices {
+            client.send_text(UPDATE);
+            client.expect_ack(1, PATIENCE);
         }
-    }
-    for client in &mut devices {
-        assert_eq!(client.expect_type("pause", PATIENCE)["reason"], "log");
-    }
-    let growth = gateway.process.rss_kib().saturating_sub(before);
-    assert!(growth * 1_024 <= 2 * budget, "{growth} KiB for a budget of {budget} bytes");
-    broker.thaw();
-    for client in &mut devices {
-        loop {
-            let message = client.json(Duration::from_secs(30)).expect("nobody is closed");
-            assert_ne!(message["type"], "refused", "{message}");
-            if message["type"] == "ack" && message["seq"] == 40 {
-                break;
+        let before = case.gateway().process.rss_kib();
+        broker.freeze();
+        // Three windows each, and twice what the node may hold.
+        let large = format!("{}{}", case.marker, "x".repeat(20_000));
+        for client in &mut devices {
+            for seq in 2..=40 {
+                client.send_json(&json!({"type": "update", "seq": seq, "value": large}));
             }
         }
-    }
-    assert_eq!(gateway.records("telemetry").len(), 20 * 40);
-    assert!(!gateway.process.log().contains("panicked"));
+        for client in &mut devices {
+            assert_eq!(client.expect_type("pause", PATIENCE)["reason"], "log");
+        }
+        let growth = case.gateway().process.rss_kib().saturating_sub(before);
+        broker.thaw();
+        assert!(growth * 1_024 <= 2 * budget, "{growth} KiB for a budget of {budget} bytes");
+        for client in &mut devices {
+            loop {
+                let message = client.json(Duration::from_secs(30)).expect("nobody is closed");
+                assert_ne!(message["type"], "refused", "{message}");
+                if message["type"] == "ack" && message["seq"] == 40 {
+                    break;
+                }
+            }
+        }
+        case.stores(20 * 40);
+    });
 }

@@ -254,6 +254,16 @@ fn cases_91_and_103_show_since_when_a_message_is_assembled() {
 }
 
 #[test]
+fn time_in_which_nothing_is_read_does_not_count_against_a_message() {
+    let mut decoder = Decoder::new();
+    decoder.not_reading(10);
+    assert_eq!(decoder.assembling_since(), None);
+    assert!(decoder.decode(&PLAIN, &mut [TEXT], 20).unwrap().1.is_none());
+    decoder.not_reading(90);
+    assert_eq!(decoder.assembling_since(), Some(90));
+}
+
+#[test]
 fn case_92_text_is_utf8() {
     let smile = "κόσμε 🌊".as_bytes();
     for cut in 0..smile.len() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use super::Signals;
 use crate::api::{self, Gate, Health, Hops};
@@ -24,6 +25,8 @@ use crate::telemetry::metrics::Metrics;
 const EXIT_CONFIG: u8 = 78;
 /// Something the node needs cannot be reached (`EX_UNAVAILABLE`).
 const EXIT_UNAVAILABLE: u8 = 69;
+/// How long a leaving node waits for its last refusals to be answered.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node did not serve: exit code and text.
 struct Failure(u8, String);
@@ -82,8 +85,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
-    leave(&config, &node, &health, &mut signals).await;
-    accepting.abort();
+    leave(&config, &node, &health, accepting, &mut signals).await;
     Ok(())
 }
 
@@ -140,7 +142,7 @@ fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<CertReloader>>, 
 
 /// Unready first, and load balancers get the time to see it; then no connection is let in, what was taken is acked,
 /// every connection is closed with 1012, and the log is flushed.
-async fn leave(config: &Config, node: &Node, health: &Health, signals: &mut Signals) {
+async fn leave(config: &Config, node: &Node, health: &Health, accepting: JoinHandle<()>, signals: &mut Signals) {
     tracing::info!("leaving: unready now");
     health.leaving();
     node.metrics.draining.set(1);
@@ -152,10 +154,20 @@ async fn leave(config: &Config, node: &Node, health: &Health, signals: &mut Sign
     }
     let end = tokio::time::Instant::now() + Duration::from_secs(config.drain.budget_s);
     super::wait_for_connections(node, end).await;
-    let left = node.log.close(end.saturating_duration_since(tokio::time::Instant::now())).await;
+    accepting.abort();
+    let flushed = node.log.close(end.saturating_duration_since(tokio::time::Instant::now()));
+    let (left, ()) = tokio::join!(flushed, wait_for_refusals(node, end));
     if left > 0 {
         node.metrics.shutdown_unacked.inc_by(left as u64);
         tracing::warn!(left, "left with records that Kafka has not stored: their devices send them again");
     }
     tracing::info!("left");
+}
+
+/// Waits until those who are refused have their answer, which is held back for up to 4 s, or until `end`.
+async fn wait_for_refusals(node: &Node, end: tokio::time::Instant) {
+    let end = end.min(tokio::time::Instant::now() + REFUSED_WITHIN);
+    while node.metrics.handshakes.get() > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(super::LOOK_EVERY).await;
+    }
 }

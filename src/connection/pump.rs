@@ -334,6 +334,7 @@ impl<S: Transport> Pump<S> {
         let now = desk.now;
         if !self.is_reading() {
             self.session.not_reading(now);
+            self.decoder.not_reading(now.mono_ms);
             if ticked && let Some(error) = self.stream.broken() {
                 tracing::debug!(session = %self.place.id, %error, "the peer of a connection that was not read is gone");
                 return self.finish(End::Lost, "the transport broke while it was not read", 0, desk);

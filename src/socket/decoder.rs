@@ -336,6 +336,13 @@ impl Decoder {
         (!idle).then_some(partial.since_ms)
     }
 
+    /// Nothing is read just now: what is not whole has its time anew, since its rest may long be here.
+    pub fn not_reading(&mut self, now_ms: u64) {
+        if let Some(partial) = &mut self.partial {
+            partial.since_ms = now_ms;
+        }
+    }
+
     /// Heap bytes held.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_deref().map_or(0, |partial| size_of::<Partial>() + partial.payload.capacity())

@@ -54,9 +54,15 @@ impl Problem {
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UPGRADE_REQUIRED {
-            headers.insert("upgrade", HeaderValue::from_static("websocket"));
-        }
+        // What HTTP and RFC 6455 want beside these.
+        let (name, value) = match self.status {
+            StatusCode::BAD_REQUEST => ("sec-websocket-version", "13"),
+            StatusCode::UNAUTHORIZED => ("www-authenticate", "Bearer"),
+            StatusCode::METHOD_NOT_ALLOWED => ("allow", "GET"),
+            StatusCode::UPGRADE_REQUIRED => ("upgrade", "websocket"),
+            _ => return response,
+        };
+        headers.insert(name, HeaderValue::from_static(value));
         response
     }
 }
@@ -116,7 +122,7 @@ pub fn read(request: &Parts, limits: &Limits, query_token: bool) -> Result<Wish,
         wish.token = Some((token, TokenBy::Header));
     }
     if wish.token.as_ref().is_some_and(|(token, _)| token.len() > limits.token_bytes) {
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is not valid"));
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed"));
     }
     Ok(wish)
 }

@@ -167,6 +167,7 @@ pub struct Series {
     probes: Family<ProbePath, Arc<Probe>>,
     runtime_busy_s: Gauge,
     runtime_workers: IntGauge,
+    runtime_tasks: IntGauge,
     runtimes: Mutex<Vec<tokio::runtime::Handle>>,
     started: Instant,
     registry: Registry,
@@ -298,6 +299,8 @@ impl Metrics {
                 metrics().flat_map(|m| (0..m.num_workers()).map(move |i| m.worker_total_busy_duration(i))).sum();
             self.runtime_busy_s.set(busy.as_secs_f64());
             self.runtime_workers.set(i64::try_from(workers).unwrap_or(i64::MAX));
+            let tasks: usize = metrics().map(|m| m.num_alive_tasks()).sum();
+            self.runtime_tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
         }
     }
 
@@ -344,6 +347,7 @@ impl Series {
             },
             runtime_busy_s: make.plain("runtime_busy_seconds", "Time the runtime's workers were busy; its rate over the workers is the busy ratio.")?,
             runtime_workers: make.plain("runtime_workers", "Worker threads of the runtime.")?,
+            runtime_tasks: make.plain("runtime_tasks", "Tasks alive: about one a connection, and those of the node itself.")?,
             runtimes: Mutex::new(Vec::new()),
             started: Instant::now(),
             registry: make.registry,
@@ -433,6 +437,7 @@ mod tests {
             "tidegate_shed_total 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
+            "tidegate_runtime_tasks",
             "process_resident_memory_bytes",
             "process_open_fds",
         ] {

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tidegate::auth::signing::SigningKey;
 
 use super::gateway::{Builder, Gateway};
+use super::wait_until;
 use super::ws::{RawClient, Response};
-use super::{kafka, wait_until};
 
 /// An `ack` and a handshake take no longer.
 const SOON: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ impl Proving {
         let reaper = Reaper::watch(&gateway);
         let pem = std::fs::read_to_string(gateway.dir().join("signing-key.pem")).expect("the gateway's signing key");
         let key = SigningKey::from_pem(&pem).expect("a signing key");
-        let stored = Watermarks::of(&kafka::shared(), &gateway.topic("telemetry"));
+        let stored = Watermarks::of(gateway.brokers(), &gateway.topic("telemetry"));
         let inner = Inner { gateway, key, stored, serial: Cell::new(0), _reaper: reaper };
         inner.warm_up();
         Self { inner: Mutex::new(inner) }
@@ -72,7 +72,7 @@ impl Inner {
         let mut bystander = Bystander::open(self, name);
         bystander.is_acked();
         let (log, stored) = (self.gateway.process.log().len(), self.stored.total());
-        let (descriptors, connections) = (self.gateway.process.fds(), self.connections());
+        let (descriptors, tasks, connections) = (self.gateway.process.fds(), self.tasks(), self.connections());
         let memory = self.gateway.process.rss_kib();
         let sent = bystander.sent;
         let case = Case::new(self, name);
@@ -85,33 +85,16 @@ impl Inner {
         wait_until(&format!("case {name}: descriptors are given back ({descriptors} before)"), BACK, || {
             self.gateway.process.fds() <= descriptors
         });
+        wait_until(&format!("case {name}: tasks end ({tasks} before)"), BACK, || self.tasks() <= tasks);
         wait_until(&format!("case {name}: connections end ({connections} before)"), BACK, || {
             self.connections() <= connections
         });
         let expected = stored + accepted + (bystander.sent - sent);
         assert_eq!(self.stored.total(), expected, "case {name}: records in Kafka, against what was acked");
         drop(bystander);
-        self.check_log(name, log, &secrets, lines);
+        let ((least, most), count) = (lines, check_log(name, &self.gateway, log, &secrets));
+        assert!((least..=most).contains(&count), "case {name}: {count} log lines, {least} to {most} expected");
         self.memory_is_back(memory)
-    }
-
-    fn check_log(&self, name: &str, from: usize, secrets: &[String], (least, most): (usize, usize)) {
-        let log = self.gateway.process.log();
-        assert!(!log.contains("panicked"), "case {name}: a panic");
-        let log = log.get(from..).expect("a log only grows");
-        for secret in secrets {
-            assert!(!log.contains(secret.as_str()), "case {name}: {secret:?} is in the log:\n{log}");
-        }
-        let lines: Vec<Value> = log
-            .lines()
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|_| panic!("case {name}: no JSON in the log: {line}"))
-            })
-            .collect();
-        let ours = lines.iter().filter(|line| line["target"].as_str().is_some_and(|t| t.starts_with("tidegate")));
-        let count = ours.count();
-        let least = if std::env::var_os("NOLINES").is_some() { 0 } else { least };
-        assert!((least..=most).contains(&count), "case {name}: {count} log lines, {least} to {most} expected:\n{log}");
     }
 
     /// Looks for a few seconds, in which there is some traffic: the allocator gives back as it works.
@@ -128,6 +111,11 @@ impl Inner {
             drop(Bystander::open(self, "memory"));
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Tasks of the runtime: whoever asks is one of them.
+    fn tasks(&self) -> u64 {
+        self.gateway.metric("tidegate_runtime_tasks", &[]) as u64
     }
 
     fn connections(&self) -> u64 {
@@ -326,6 +314,22 @@ impl<'a> Case<'a> {
         assert_eq!(client.expect_close(PATIENCE), Some(code), "case {}", self.name);
         assert!(client.ends_within(PATIENCE), "case {}: the connection stays open", self.name);
     }
+}
+
+/// Checks what was logged after the first `from` bytes: no panic, only JSON, and nothing of what is secret. Returns how
+/// many lines are the gateway's own, and not of a library below it.
+pub fn check_log(name: &str, gateway: &Gateway, from: usize, secrets: &[String]) -> usize {
+    let log = gateway.process.log();
+    assert!(!log.contains("panicked"), "case {name}: a panic");
+    let log = log.get(from..).expect("a log only grows");
+    for secret in secrets {
+        assert!(!log.contains(secret.as_str()), "case {name}: {secret:?} is in the log:\n{log}");
+    }
+    let target = |line: &str| -> Option<String> {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("case {name}: no JSON: {line}"));
+        line["target"].as_str().map(str::to_owned)
+    };
+    log.lines().filter_map(target).filter(|target| target.starts_with("tidegate")).count()
 }
 
 /// Signs the claims of a good device's token with some of them changed, or taken away by `null`.

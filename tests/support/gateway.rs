@@ -138,6 +138,11 @@ impl Gateway {
         self.dir.path()
     }
 
+    /// The brokers it writes to.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
     /// The full name of a topic of its own: `topic("telemetry")`.
     pub fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
