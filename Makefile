@@ -37,5 +37,5 @@ fuzz: ## The frame decoder for FUZZ_SECONDS (60)
 	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
 	cargo +nightly fuzz run decoder -- -max_total_time=$(FUZZ_SECONDS)
 
-test-chaos: ## The tests that take long: brokers frozen for minutes, soaks
-	@tests/run --workspace --no-fail-fast -- --ignored
+test-chaos: ## The tests that take long, such as a broker frozen for minutes; prints what was measured
+	@tests/run --workspace --no-fail-fast -- --ignored --nocapture

@@ -657,3 +657,38 @@ async fn a_user_who_may_not_write_is_told_at_the_start() {
         assert!(!refused.is_retryable(), "{refused}");
     }
 }
+
+/// Fault F29 with others under way: what Kafka refuses for good costs itself, not the order of what came behind it.
+#[tokio::test]
+async fn a_refused_record_leaves_the_others_in_order_on_a_real_kafka() {
+    let Some(brokers) = real_brokers() else { return };
+    let config = kafka_config(&brokers);
+    let options = TopicOptions { partitions: Some(PARTITIONS), replication_factor: Some(1) };
+    let mut specs = topics::specs(&config.topic_prefix, options).unwrap();
+    specs.iter_mut().for_each(|spec| spec.config.push(("max.message.bytes", "60000".to_owned())));
+    topics::apply(&config, &specs, WAIT).await.unwrap();
+    let reports = Arc::new(Reports::default());
+    let log = start(&config, &reports, &Metrics::new().unwrap());
+    let large: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(65_000).collect();
+    let (mut ticket, mut refused) = (0, Vec::new());
+    for from in (1..401).step_by(100) {
+        // From here on Kafka knows the producer on every partition, and what comes behind a refused batch is out of
+        // order to it.
+        ticket = append_many(&log, 10, from..from + 10, ticket);
+        reports.wait(usize::try_from(ticket).unwrap());
+        append(&log, Topic::Telemetry, &device(0), 1_000 + from, &large, ticket);
+        refused.push(ticket);
+        ticket += 1;
+        for seq in from + 10..from + 100 {
+            ticket = append_many(&log, 10, seq..seq + 1, ticket);
+            // Now and then, so that several batches are under way.
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        reports.wait(usize::try_from(ticket).unwrap());
+    }
+    reports.assert_each_once(Outcome::Stored, &refused);
+    assert!(refused.iter().all(|large| reports.of(*large)[0].1 == Outcome::Refused));
+    let seen = read_kafka(&config, Topic::Telemetry);
+    eprintln!("refused: {} repeats, {} replacements", seen.len() - 4_000, log.replacements());
+    assert_complete_and_in_order("refused", &seen, 10, 1..401);
+}

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tidegate::api::{self, Arrival, Gate};
+use tidegate::api::{self, Gate};
 use tidegate::auth::signing::SigningKey;
 use tidegate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
 use tidegate::connection::{Node, TICK_MS};
@@ -13,6 +13,7 @@ use tidegate::eventlog::EventLog;
 use tidegate::eventlog::kafka::{KafkaConfig, KafkaLog};
 use tidegate::limits::Limits;
 use tidegate::receipts::{Batch, Receipts};
+use tidegate::socket::listener::{self, ListenerSettings};
 use tidegate::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -39,12 +40,13 @@ impl Library {
         let limits = Limits::default();
         let receipts = Arc::new(Receipts::new(&limits));
         let config = KafkaConfig { brokers: brokers.into(), topic_prefix: prefix.into(), ..KafkaConfig::default() };
-        let log = Arc::new(KafkaLog::start(&config, &limits, START, Arc::clone(&receipts) as _).unwrap());
+        let metrics = Metrics::new().unwrap();
+        let log = KafkaLog::start(&config, &limits, START, Arc::clone(&receipts) as _, &metrics);
+        let log = Arc::new(log.unwrap());
         let key = SigningKey::generate(TokenAlgorithm::ES256).unwrap();
         let auth = AuthConfig { jwks: key.jwks(), ..AuthConfig::default() };
         let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache).unwrap());
         runtime.block_on(auth.refresh_now());
-        let metrics = Metrics::new().unwrap();
         let node = Arc::new(Node::new(limits, Arc::clone(&log) as _, receipts, Some(auth), metrics));
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -78,12 +80,9 @@ async fn keep(node: Arc<Node>) {
 }
 
 async fn accept(listener: TcpListener, node: Arc<Node>) {
+    let doors = ListenerSettings::new(node.limits.clone(), node.metrics.clone(), None, false);
     let gate = Arc::new(Gate::new(node));
     let routes = api::public(Arc::clone(&gate));
-    loop {
-        let (stream, peer) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let arrival = Arrival { peer: peer.ip(), at: Instant::now() };
-        tokio::spawn(api::serve(stream, arrival, routes.clone(), Arc::clone(&gate)));
-    }
+    let handler = move |incoming| api::serve(incoming, routes.clone(), Arc::clone(&gate));
+    listener::serve(listener, Arc::new(doors), handler).await;
 }

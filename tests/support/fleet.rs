@@ -24,6 +24,8 @@ use super::{wait_for, wait_until};
 const CHUNK: usize = 16 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const RECONNECT: Duration = Duration::from_millis(500);
+/// Goes behind how a connection ended that was announced.
+const AFTER_GOAWAY: &str = " after a goaway";
 
 /// How devices send new updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ struct Diary {
     acks: Vec<Instant>,
     /// Moment of each `pause` (true) and `resume` for the log's sake.
     flow: Vec<(Instant, bool)>,
-    /// How each connection, or attempt at one, ended against the device's will.
+    /// How each connection, or attempt at one (`not connected: …`), ended against the device's will.
     ends: Vec<String>,
     unacked: BTreeMap<u64, Arc<[u8]>>,
     last_seq: u64,
@@ -80,13 +82,24 @@ impl Fleet {
     /// Starts `count` devices called `dev-000` and so on, which rest at first; waits until all were greeted. `token`
     /// makes a device's token.
     pub fn start(addr: SocketAddr, tenant: &str, count: usize, token: impl Fn(&str) -> String) -> Self {
+        Self::start_asking(addr, tenant, count, |_| "", token)
+    }
+
+    /// [`start`](Self::start) of devices that ask for more than their boot: `query` gives `&key=value`, by number.
+    pub fn start_asking(
+        addr: SocketAddr,
+        tenant: &str,
+        count: usize,
+        query: impl Fn(usize) -> &'static str,
+        token: impl Fn(&str) -> String,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (orders, _) = watch::channel(Order::Rest);
         let acked = Arc::new(AtomicUsize::new(0));
         let device = |number| {
             let (id, boot) = (format!("dev-{number:03}"), format!("b{:08x}", fastrand::u32(..)));
-            let request = request(addr, &boot, &token(&id));
+            let request = request(addr, &format!("boot={boot}{}", query(number)), &token(&id));
             Arc::new(Device { id, boot, request, addr, acked: Arc::clone(&acked), diary: Mutex::default() })
         };
         let devices: Vec<_> = (0..count).map(device).collect();
@@ -167,7 +180,22 @@ impl Fleet {
 
     /// How connections ended that their devices did not end.
     pub fn ends(&self) -> Vec<String> {
-        self.devices.iter().flat_map(|device| device.diary().ends.clone()).collect()
+        let named = |device: &Arc<Device>| {
+            let ends = device.diary().ends.clone();
+            ends.into_iter().map(|end| format!("{}: {end}", device.id)).collect::<Vec<_>>()
+        };
+        self.devices.iter().flat_map(named).collect()
+    }
+
+    /// [`ends`](Self::ends) of each device, by number.
+    pub fn ends_of_each(&self) -> Vec<Vec<String>> {
+        self.devices.iter().map(|device| device.diary().ends.clone()).collect()
+    }
+
+    /// What the devices wrote down by now.
+    pub fn ledger(&self) -> Ledger {
+        let devices = self.devices.iter().map(|device| (device.id.clone(), device.diary().connections.clone()));
+        Ledger { tenant: self.tenant.clone(), devices: devices.collect() }
     }
 
     /// Has every device leave, and gives what they wrote down.
@@ -176,11 +204,7 @@ impl Fleet {
         for task in std::mem::take(&mut self.tasks) {
             self.runtime.block_on(task).expect("a device does not panic");
         }
-        let devices = self.devices.iter().map(|device| {
-            let connections = std::mem::take(&mut device.diary().connections);
-            (device.id.clone(), connections)
-        });
-        Ledger { tenant: self.tenant.clone(), devices: devices.collect() }
+        self.ledger()
     }
 }
 
@@ -214,9 +238,9 @@ impl Device {
     }
 }
 
-fn request(addr: SocketAddr, boot: &str, token: &str) -> String {
+fn request(addr: SocketAddr, query: &str, token: &str) -> String {
     format!(
-        "GET /v1/device?boot={boot} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET /v1/device?{query} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
          Sec-WebSocket-Protocol: tidegate.v1.json\r\nAuthorization: Bearer {token}\r\n\r\n"
     )
@@ -227,11 +251,15 @@ async fn live(device: Arc<Device>, mut orders: watch::Receiver<Order>) {
     loop {
         let connected = tokio::time::timeout(HANDSHAKE, device.connect()).await;
         let ended = match connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
-            Ok((stream, inbox)) => Line::new(&device, inbox).run(stream, &mut orders).await,
+            Ok((stream, inbox)) => {
+                let mut line = Line::new(&device, inbox);
+                let ended = line.run(stream, &mut orders).await;
+                ended.map_err(|why| if line.told_to_go { format!("{why}{AFTER_GOAWAY}") } else { why })
+            }
             Err(error) => Err(format!("not connected: {error}")),
         };
         let Err(why) = ended else { return };
-        device.diary().ends.push(format!("{}: {why}", device.id));
+        device.diary().ends.push(why);
         tokio::time::sleep(RECONNECT).await;
         if *orders.borrow() == Order::Leave {
             return;
@@ -249,6 +277,7 @@ struct Line<'a> {
     window: Option<usize>,
     log_paused: bool,
     rate_paused: bool,
+    told_to_go: bool,
     /// What the connection before left unacked and is still to be sent on this one, lowest first.
     again: VecDeque<u64>,
     due: Instant,
@@ -265,13 +294,14 @@ impl<'a> Line<'a> {
             window: None,
             log_paused: false,
             rate_paused: false,
+            told_to_go: false,
             again,
             due: Instant::now(),
         }
     }
 
     /// Until it is told to leave (`Ok`), or until the connection ends: why.
-    async fn run(mut self, stream: TcpStream, orders: &mut watch::Receiver<Order>) -> std::result::Result<(), String> {
+    async fn run(&mut self, stream: TcpStream, orders: &mut watch::Receiver<Order>) -> std::result::Result<(), String> {
         self.take_frames()?;
         loop {
             let order = *orders.borrow_and_update();
@@ -375,6 +405,7 @@ impl<'a> Line<'a> {
                 diary.unacked.remove(&seq);
                 self.again.retain(|again| *again != seq);
             }
+            ("goaway", _) => self.told_to_go = true,
             (kind @ ("pause" | "resume"), _) if message["reason"] == "rate" => self.rate_paused = kind == "pause",
             (kind @ ("pause" | "resume"), _) => {
                 self.log_paused = kind == "pause";

@@ -13,8 +13,9 @@ use crate::limits::Limits;
 const OVERHEAD_BYTES: usize = 4096;
 
 /// Properties on which an ack rests: whoever sets one would silently change what an ack means.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "enable.idempotence",
+    "enable.gapless.guarantee",
     "acks",
     "request.required.acks",
     "message.timeout.ms",
@@ -318,8 +319,11 @@ const TRANSPORT: [(&str, &str); 5] = [
     ("log.connection.close", "false"),
 ];
 
-const PRODUCER: [(&str, &str); 9] = [
+const PRODUCER: [(&str, &str); 10] = [
     ("enable.idempotence", "true"),
+    // A producer ends with the first batch that is refused for good. Without this librdkafka sends what was under way
+    // behind that batch again by itself, and so before whatever else was in the batch.
+    ("enable.gapless.guarantee", "true"),
     // Every replica that is in sync, of which the topic demands two.
     // Which is how it writes `all`.
     ("acks", "-1"),
@@ -350,6 +354,7 @@ mod tests {
         let native = client.create_native_config().unwrap();
         for (key, value) in [
             ("enable.idempotence", "true"),
+            ("enable.gapless.guarantee", "true"),
             ("message.timeout.ms", "0"),
             ("partitioner", "murmur2_random"),
             ("compression.type", "lz4"),

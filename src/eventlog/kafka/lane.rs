@@ -111,6 +111,7 @@ pub(super) struct Lane {
     order: AtomicU64,
     messages: AtomicUsize,
     bytes: AtomicUsize,
+    settled: AtomicU64,
     /// Milliseconds since `began` of the last delivery report, or of the append that found nothing waiting.
     moved_ms: AtomicU64,
     began: Instant,
@@ -146,6 +147,7 @@ impl Lane {
             order: AtomicU64::new(0),
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            settled: AtomicU64::new(0),
             moved_ms: AtomicU64::new(0),
             began: Instant::now(),
             alerted: Mutex::default(),
@@ -244,8 +246,14 @@ impl Lane {
     fn settle(&self, ticket: Ticket, bytes: usize, outcome: Outcome, received_ms: i64) {
         self.moved_ms.store(self.now_ms(), Relaxed);
         self.let_go(bytes);
+        self.settled.fetch_add(1, Relaxed);
         publish::count(&self.metrics, self.topic, outcome, received_ms);
         self.deliveries.settled(ticket, bytes, outcome);
+    }
+
+    /// Records that ended, stored or refused.
+    pub(super) fn settled(&self) -> u64 {
+        self.settled.load(Relaxed)
     }
 
     /// Reports what was refused without reaching a queue. Only the lane's thread calls this.

@@ -95,12 +95,17 @@ fn replace(lane: &Arc<Lane>, config: &ClientConfig, old: Option<Arc<Producer>>) 
             }
         };
         lane.replaced();
+        let before = lane.settled();
         if refill(lane, &next) {
             if !is_over(lane) {
                 tracing::info!(topic = lane.name, "the event log stores into this topic through a new producer");
             }
             lane.set_state(LaneState::Running);
             return Some(next);
+        }
+        // One that got on before it ended, if only by a record Kafka refused, is no reason to wait.
+        if lane.settled() != before {
+            backoff = Duration::ZERO;
         }
         given_up = Some(next);
     }

@@ -25,7 +25,9 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
-        if (level as i32) < (RDKafkaLogLevel::Notice as i32) {
+        // It calls this property experimental each time; it is meant.
+        let meant = fac == "CONFWARN" && text.contains("enable.gapless.guarantee");
+        if (level as i32) < (RDKafkaLogLevel::Notice as i32) && !meant {
             tracing::warn!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
         } else {
             tracing::debug!(topic = self.lane.name, facility = fac, "librdkafka: {text}");
