@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use super::LaneState;
 use super::lane::{Context, Lane, Producer, is_forbidden};
 
-/// How long one poll waits for something to happen. Delivery reports end the waiting, trouble and closing do not.
-pub(super) const POLL: Duration = Duration::from_millis(100);
+/// How long one poll handles delivery reports; trouble and closing do not end it. A little more than whole milliseconds:
+/// what is left of the time is rounded down to those, so that the last one of 100 would be spent asking again and again.
+pub(super) const POLL: Duration = Duration::from_micros(100_100);
 /// The same while something is to be finished.
-const SHORT_POLL: Duration = Duration::from_millis(5);
+const SHORT_POLL: Duration = Duration::from_micros(5_100);
 /// What is on the wire when a producer is given up may still be answered for this long, which saves repeats.
 const ANSWERS: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
