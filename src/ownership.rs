@@ -1,0 +1,1 @@
+//! Who owns a device: the seam, and its promise.
