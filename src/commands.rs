@@ -6,6 +6,7 @@
 pub mod event;
 pub mod lifecycle;
 pub mod memory;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod window;
 
@@ -103,7 +104,10 @@ impl Submission<'_> {
             (is_id(self.application), "the application's id is not one"),
             ((1..=MAX_KEY_BYTES).contains(&self.key.len()), "a key has 1 to 256 bytes"),
             ((1..=MAX_NAME_BYTES).contains(&self.name.len()), "a name has 1 to 128 bytes"),
-            (!self.key.chars().chain(self.name.chars()).any(char::is_control), "keys and names have no control characters"),
+            (
+                !self.key.chars().chain(self.name.chars()).any(char::is_control),
+                "keys and names have no control characters",
+            ),
             ((1..=MAX_TTL_MS).contains(&self.ttl_ms), "a time to live is above 0 s and at most 7 days"),
             ((1..=MAX_ATTEMPTS).contains(&self.max_attempts), "attempts are 1 to 20"),
             (self.origin.is_none_or(|origin| origin.len() <= 512), "an origin has at most 512 bytes"),

@@ -13,6 +13,7 @@ pub mod protocol;
 pub mod store;
 
 pub mod auth;
+pub mod commands;
 pub mod eventlog;
 pub mod mailbox;
 pub mod ownership;

@@ -10,7 +10,7 @@ const TIERS: &[(u8, &[&str])] = &[
     (0, &["id", "limits"]),
     (1, &["telemetry"]),
     (2, &["protocol", "store"]),
-    (3, &["auth", "eventlog", "mailbox", "ownership"]),
+    (3, &["auth", "eventlog", "mailbox", "ownership", "commands"]),
     (4, &["roster", "receipts", "session", "socket"]),
     (5, &["connection"]),
     (7, &["api"]),

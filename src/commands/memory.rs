@@ -110,7 +110,7 @@ impl MemoryCommands {
             () => None,
         };
         if let Some(refusal) = refusal {
-            let soon = at_once_more(now + ACCEPT_MS + 1_000);
+            let soon = at_once_more(first_ms + ACCEPT_MS + 1_000);
             shelves.move_due(device, id, score, Some(soon));
             return Err(refusal);
         }

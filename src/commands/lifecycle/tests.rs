@@ -119,7 +119,10 @@ fn every_event_in_every_state_does_what_the_table_says() {
         .map(|(name, cells)| (name.trim(), cells.split_whitespace().collect()))
         .collect();
     let rows = rows();
-    assert_eq!(table.iter().map(|(name, _)| *name).collect::<Vec<_>>(), rows.iter().map(|(n, _)| *n).collect::<Vec<_>>());
+    assert_eq!(
+        table.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        rows.iter().map(|(n, _)| *n).collect::<Vec<_>>()
+    );
     let mut faults = Vec::new();
     for ((name, life), (_, cells)) in rows.iter().zip(&table) {
         assert_eq!(cells.len(), heads.len(), "{name}");
