@@ -1,6 +1,7 @@
 //! One suite for both keepers of commands: the memory twin, and Redis as `redis-server` runs it (a private one that each
 //! test starts and empties). Then random histories, in which the two must give the same answers to everything.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+#![allow(unreachable_pub, reason = "the parts of one test file")]
 
 #[path = "commands_contract/bench.rs"]
 mod bench;

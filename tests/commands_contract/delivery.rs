@@ -55,10 +55,9 @@ pub async fn eight_are_unheard_of_at_most_and_each_word_lets_the_next_go(bench: 
     drain(bench, &lamp, 1, &mut window, &mut written).await;
     assert_eq!(written, ids[..=WINDOW]);
     assert_eq!(bench.commands().list(&lamp, 100).await.unwrap().len(), 20);
-    while written.len() < 20 {
-        let id = written[written.len() - WINDOW];
+    for id in ids.iter().copied().filter(|id| *id != ids[2]) {
         bench.answer(&lamp, id, CommandStatus::Succeeded).await;
-        window.heard(id);
+        assert!(window.heard(id));
         drain(bench, &lamp, 1, &mut window, &mut written).await;
     }
     assert_eq!(written, ids);

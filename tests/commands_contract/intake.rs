@@ -31,9 +31,19 @@ pub async fn a_thousand_posts_of_one_key_make_one_command(bench: &Bench) {
     let lamp = device("lamp");
     let asked = order(&lamp, "same");
     let commands = bench.commands();
-    let answers = join_all((0..1_000).map(|_| commands.submit(&asked))).await;
-    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
-    assert_eq!(answers.iter().filter(|answer| answer.new).count(), 1);
+    // Whoever gets no answer in time repeats, as the error says; that one may have been the first.
+    let post = async || {
+        let mut lost = false;
+        loop {
+            match commands.submit(&asked).await {
+                Err(CommandError::Unavailable(_)) => lost = true,
+                other => return (other.unwrap(), lost),
+            }
+        }
+    };
+    let (answers, lost): (Vec<_>, Vec<_>) = join_all((0..1_000).map(|_| post())).await.into_iter().unzip();
+    let new = answers.iter().filter(|answer| answer.new).count();
+    assert!(new == 1 || (new == 0 && lost.contains(&true)), "{new} were new");
     assert!(answers.iter().all(|answer| answer.command.id == asked.id()));
     assert_eq!(commands.list(&lamp, 10).await.unwrap().len(), 1);
     assert_eq!(bench.due_entries().await, 1);
