@@ -19,7 +19,7 @@ use aws_lc_rs::digest;
 pub use event::CommandEvent;
 pub use lifecycle::{Life, Reason, State};
 
-use crate::id::{CommandId, DeviceKey, Epoch, is_id};
+use crate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName, is_id};
 use crate::protocol::message::CommandStatus;
 
 /// Commands of one device that have not ended; one more is [`CommandError::QueueFull`].
@@ -54,10 +54,10 @@ pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandErr
 /// Who holds a device, as its row says: to be judged against the live nodes by whoever reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The node's name.
-    pub node: String,
-    /// The incarnation of its process.
-    pub incarnation: String,
+    /// The node.
+    pub node: NodeName,
+    /// Which of its lives.
+    pub incarnation: Incarnation,
     /// The connection's epoch.
     pub epoch: Epoch,
 }

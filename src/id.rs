@@ -19,6 +19,9 @@ pub enum IdError {
     /// A tenant, device or application id does not match `^[A-Za-z0-9._-]{1,128}$`.
     #[error("an id is 1 to 128 of A-Z a-z 0-9 . _ -")]
     Id,
+    /// A node's name does not match `^[A-Za-z0-9._-]{1,128}$`.
+    #[error("a node's name is 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Node,
     /// A boot does not match `^[A-Za-z0-9_-]{1,64}$`.
     #[error("a boot is 1 to 64 of A-Z a-z 0-9 _ -")]
     Boot,
@@ -133,6 +136,11 @@ impl SessionId {
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
+
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() == 16 { u64::from_str_radix(text, 16).ok().map(Self) } else { None }
+    }
 }
 
 impl fmt::Display for SessionId {
@@ -198,6 +206,57 @@ impl fmt::Debug for CommandId {
     }
 }
 
+/// A node's own name, the same across its restarts.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`IdError::Node`] when it does not match `^[A-Za-z0-9._-]{1,128}$`.
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        if is_id(text) { Ok(Self(text.into())) } else { Err(IdError::Node) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One life of a node: 128 random bits drawn when it starts, and again when the others declared it dead; 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Incarnation(u128);
+
+impl Incarnation {
+    /// Draws a new one from the system's source of random bits.
+    pub fn draw() -> Self {
+        let mut bits = [0; 16];
+        match aws_lc_rs::rand::fill(&mut bits) {
+            Ok(()) => Self(u128::from_le_bytes(bits)),
+            Err(_) => Self(fastrand::u128(..)),
+        }
+    }
+
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() == 32 { u128::from_str_radix(text, 16).ok().map(Self) } else { None }
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +279,16 @@ mod tests {
     fn a_key_is_its_parts() {
         let key = DeviceKey::new("acme", "sensor-001").unwrap();
         assert_eq!((key.tenant(), key.device(), key.as_str()), ("acme", "sensor-001", "acme/sensor-001"));
+    }
+
+    #[test]
+    fn drawn_names_are_read_as_they_are_printed() {
+        let (life, session) = (Incarnation::draw(), SessionId::from_bits(0xff));
+        assert_eq!(Incarnation::parse(&life.to_string()), Some(life));
+        assert_eq!(SessionId::parse(&session.to_string()), Some(session));
+        assert_ne!(Incarnation::draw(), life);
+        assert_eq!((Incarnation::parse("ff"), SessionId::parse("")), (None, None));
+        assert!(NodeName::new("gw-1.eu").is_ok() && NodeName::new("gw,1").is_err() && NodeName::new("").is_err());
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! One suite for both keepers of commands: the memory twin, and Redis as `redis-server` runs it (a private one that each
-//! test starts and empties). Then random histories, in which the two must give the same answers to everything.
+//! One suite for both keepers of commands: the memory twin, and Redis: one, a cluster of three primaries found through
+//! one address, and one that forbids what is not needed. Then random histories, in which memory and Redis must give the
+//! same answers to everything.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 #![allow(unreachable_pub, reason = "the parts of one test file")]
+#![cfg(feature = "redis")]
 
 #[path = "commands_contract/bench.rs"]
 mod bench;
@@ -20,8 +22,12 @@ mod support;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bench::Bench;
+use support::redis::{Cluster, Redis};
+use tidegate::commands::redis::RedisCommands;
+use tidegate::commands::{CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
 
 type Case = for<'a> fn(&'a Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -83,6 +89,89 @@ async fn the_memory_twin_keeps_the_contract() {
 
 #[tokio::test]
 async fn redis_keeps_the_contract() {
-    let server = bench::Server::start();
-    run_all(&bench::redis(&server).await).await;
+    let redis = Redis::start();
+    run_all(&bench::redis("redis", &redis.url()).await).await;
+}
+
+#[tokio::test]
+async fn a_cluster_of_three_primaries_keeps_the_contract() {
+    let cluster = Cluster::start();
+    run_all(&bench::redis("cluster", &cluster.nodes[1].url()).await).await;
+}
+
+/// Only these commands, and none of `CONFIG`, `CLUSTER` and `KEYS`: what managed services leave over.
+#[tokio::test]
+async fn a_redis_that_forbids_all_that_is_not_needed_keeps_the_contract() {
+    let user =
+        "user tide on >secret ~tg:* ~{tg:due:* +@read +@write +@scripting +@connection +info +time +flushall -keys";
+    let redis = Redis::with(&["user default off", user]);
+    let url = format!("redis://tide:secret@127.0.0.1:{}", redis.port);
+    run_all(&bench::redis("acl", &url).await).await;
+}
+
+/// Without a test's clock: the server's own is used throughout.
+#[tokio::test]
+async fn on_the_servers_own_time_a_command_lives_and_expires() {
+    let server = Redis::start();
+    let (commands, lamp) = (RedisCommands::new(bench::store(&server.url()).await), bench::device("lamp"));
+    let asked = Submission { ttl_ms: 1_000, ..bench::order(&lamp, "k") };
+    let command = commands.submit(&asked).await.unwrap().command;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let now_ms = i64::try_from(now_ms).unwrap();
+    assert!((command.created_ms - now_ms).abs() < 60_000, "{} at {now_ms}", command.created_ms);
+    assert_eq!(command.life.deadline_ms, command.created_ms + 1_000);
+    let shard = shard_of(command.id);
+    let end = Instant::now() + Duration::from_secs(60);
+    let expired = loop {
+        assert!(Instant::now() < end, "it never expired");
+        let swept = commands.sweep(shard, 10, &|_| true).await.unwrap();
+        if let Some(Due::Publish(command)) = swept.work.into_iter().next() {
+            break command;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!((expired.life.state, expired.life.reason), (State::Expired, Some(Reason::Unsent)));
+    // Nothing comes due before whoever submits it must have given up.
+    assert!(expired.history[1].at_ms >= command.created_ms + 4_000, "{:?}", expired.history);
+    // Forgotten a day after its end is published, and neither key nor entry is left before.
+    commands.settle_published(&lamp, command.id, 2).await.unwrap();
+    let key = tidegate::store::keys::device(&lamp, &format!("c:{}", command.id));
+    let left: i64 = server.cli(&["PTTL", &key]).parse().unwrap();
+    assert!((86_000_000..=86_400_000).contains(&left), "{left}");
+    assert_eq!(server.cli(&["DBSIZE"]), "1");
+}
+
+/// O10, F12: what Redis lost is not there, and the same key is the same command again.
+#[tokio::test]
+async fn what_redis_lost_is_not_found_and_the_key_makes_the_same_id() {
+    let mut server = Redis::start();
+    let (bench, lamp) = (bench::redis("redis", &server.url()).await, bench::device("lamp"));
+    bench.empty().await;
+    let id = bench.accept(&bench::order(&lamp, "k")).await;
+    server.restart();
+    let repeated = loop {
+        match bench.submit(&bench::order(&lamp, "k")).await {
+            Err(CommandError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(repeated.command.id, id);
+    server.cli(&["FLUSHALL"]);
+    assert_eq!(bench.commands().get(&lamp, id).await, Err(CommandError::NotFound));
+    assert_eq!(bench.mark(&lamp, id, 1).await, Sending::Gone);
+}
+
+/// F13: a directory that hangs costs nobody more than 600 ms and a little.
+#[tokio::test]
+async fn a_redis_that_hangs_is_unavailable_in_time() {
+    let server = Redis::start();
+    let (bench, lamp) = (bench::redis("redis", &server.url()).await, bench::device("lamp"));
+    bench.accept(&bench::order(&lamp, "k")).await;
+    server.signal("STOP");
+    let asked = Instant::now();
+    let refused = bench.submit(&bench::order(&lamp, "other")).await;
+    let took = asked.elapsed();
+    server.signal("CONT");
+    assert!(matches!(refused, Err(CommandError::Unavailable(_))), "{refused:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

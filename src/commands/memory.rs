@@ -65,6 +65,11 @@ impl MemoryCommands {
         self.shelves().due.values().map(BTreeMap::len).sum()
     }
 
+    /// Whether a device has commands that have not ended: what the directory in memory asks at a claim.
+    pub fn waits(&self, device: &DeviceKey) -> bool {
+        self.shelves().queues.contains_key(device)
+    }
+
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)

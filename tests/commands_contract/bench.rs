@@ -1,51 +1,29 @@
 //! What a case has at hand: the commands, the clock, the rows.
 
 use std::collections::HashMap;
-use std::process::Command as Program;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tidegate::commands::memory::{MemoryCommands, Rows};
 use tidegate::commands::redis::RedisCommands;
 use tidegate::commands::{
     Answer, Answered, Clock, Command, CommandError, Commands, Due, Row, SHARDS, Sending, State, Submission, Submitted,
 };
-use tidegate::id::{CommandId, DeviceKey, Epoch};
+use tidegate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
 use tidegate::protocol::message::CommandStatus;
 use tidegate::store::{RedisConfig, Store, keys};
-
-use super::support::{ports, process::Process, wait_until};
 
 /// When every case begins, Unix milliseconds.
 pub const START: i64 = 1_748_522_700_000;
 pub const MINUTE: i64 = 60_000;
+/// The incarnation of every node.
+pub const LIFE: &str = "000000000000000000000000000000ff";
 
-/// A private Redis; gone when dropped.
-pub struct Server {
-    port: u16,
-    _process: Process,
-    _scratch: TempDir,
-}
-
-impl Server {
-    pub fn start() -> Self {
-        let (port, scratch) = (ports::free(), TempDir::new().unwrap());
-        let mut program = Program::new("redis-server");
-        program.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]).arg(port.to_string());
-        program.arg("--dir").arg(scratch.path());
-        let process = Process::start("redis-server", &mut program, &scratch.path().join("log"));
-        wait_until("redis-server listens", Duration::from_secs(30), || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        Self { port, _process: process, _scratch: scratch }
-    }
-
-    pub async fn store(&self) -> Arc<Store> {
-        let config = RedisConfig { urls: vec![format!("redis://127.0.0.1:{}", self.port)], ..RedisConfig::default() };
-        Arc::new(Store::connect(&config, Duration::from_secs(30)).await.unwrap())
-    }
+/// A store on what stands at these urls.
+pub async fn store(url: &str) -> Arc<Store> {
+    let config = RedisConfig { urls: vec![url.to_owned()], ..RedisConfig::default() };
+    Arc::new(Store::connect(&config, Duration::from_secs(30)).await.unwrap())
 }
 
 /// A clock that stands until it is moved.
@@ -87,12 +65,8 @@ pub fn memory() -> Bench {
     Bench { name: "memory", hands, twin: Twin::Memory { commands, rows } }
 }
 
-pub async fn redis(server: &Server) -> Bench {
-    on_store("redis", server.store().await)
-}
-
-/// On any store.
-pub fn on_store(name: &'static str, store: Arc<Store>) -> Bench {
+pub async fn redis(name: &'static str, url: &str) -> Bench {
+    let store = store(url).await;
     let hands = Hands::default();
     let commands = Arc::new(RedisCommands::with_clock(Arc::clone(&store), hands.clock()));
     Bench { name, hands, twin: Twin::Redis { commands, store } }
@@ -137,14 +111,29 @@ impl Bench {
 
     /// The device is connected to `node` under `epoch`.
     pub async fn hold(&self, device: &DeviceKey, node: &str, epoch: u64) {
-        let row = Row { node: node.to_owned(), incarnation: "00ff".to_owned(), epoch: Epoch(epoch) };
+        let row = Row {
+            node: NodeName::new(node).unwrap(),
+            incarnation: Incarnation::parse(LIFE).unwrap(),
+            epoch: Epoch(epoch),
+        };
         match &self.twin {
             Twin::Memory { rows, .. } => drop(rows.lock().unwrap().insert(device.clone(), row)),
             Twin::Redis { store, .. } => {
                 let key = keys::device(device, "own");
                 let epoch = epoch.to_string();
-                let args = [key.as_str(), "node", node, "incarnation", "00ff", "epoch", &epoch, "connection", "c1"];
+                let args = [key.as_str(), "node", node, "incarnation", LIFE, "epoch", &epoch, "connection", "c1"];
                 store.command("HSET", &key, &args.map(Into::into)).await.unwrap();
+            }
+        }
+    }
+
+    /// The device's row is marked: its node was found dead. Only Redis keeps such rows apart.
+    pub async fn settle_row(&self, device: &DeviceKey) {
+        match &self.twin {
+            Twin::Memory { .. } => self.let_go(device).await,
+            Twin::Redis { store, .. } => {
+                let key = keys::device(device, "own");
+                store.command("HSET", &key, &[key.as_str(), "settled", "1"].map(Into::into)).await.unwrap();
             }
         }
     }
@@ -179,7 +168,7 @@ impl Bench {
     pub async fn sweep(&self) -> Vec<Due> {
         let (commands, mut work) = (self.commands(), Vec::new());
         for shard in 0..SHARDS {
-            work.extend(commands.sweep(shard, 200, &|row| !row.node.starts_with("dead")).await.unwrap().work);
+            work.extend(commands.sweep(shard, 200, &|row| !row.node.as_str().starts_with("dead")).await.unwrap().work);
         }
         work
     }

@@ -82,6 +82,9 @@ pub async fn nothing_is_written_but_by_the_connection_whose_row_it_is(bench: &Be
     assert_eq!(bench.mark(&lamp, id, 2).await, Sending::Fenced);
     bench.let_go(&lamp).await;
     assert_eq!(bench.mark(&lamp, id, 5).await, Sending::Fenced);
+    bench.hold(&lamp, "n2", 5).await;
+    bench.settle_row(&lamp).await;
+    assert_eq!(bench.mark(&lamp, id, 5).await, Sending::Fenced);
 }
 
 pub async fn a_claim_sends_everything_again_that_has_not_ended(bench: &Bench) {

@@ -5,7 +5,8 @@ use tidegate::commands::{Answer, Submission};
 use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::protocol::message::CommandStatus;
 
-use super::bench::{self, Bench, Server, device, order};
+use super::bench::{self, Bench, device, order};
+use super::support::redis::Redis;
 
 const HISTORIES: u64 = 150;
 const STEPS: usize = 80;
@@ -111,8 +112,8 @@ async fn everything(bench: &Bench, devices: &[DeviceKey]) -> Vec<String> {
 
 #[tokio::test]
 async fn redis_and_memory_give_the_same_answers_to_random_histories() {
-    let server = Server::start();
-    let (memory, redis) = (bench::memory(), bench::redis(&server).await);
+    let server = Redis::start();
+    let (memory, redis) = (bench::memory(), bench::redis("redis", &server.url()).await);
     let seed = std::env::var("TIDEGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = seed.unwrap_or_else(|| fastrand::u64(..u64::MAX - HISTORIES));
     eprintln!("histories from TIDEGATE_TEST_SEED={first}");

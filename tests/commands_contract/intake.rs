@@ -5,7 +5,7 @@ use tidegate::commands::{Canceled, CommandError, Life, MAX_QUEUED, Reason, State
 use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::protocol::message::CommandStatus;
 
-use super::bench::{Bench, START, device, order};
+use super::bench::{Bench, LIFE, START, device, order};
 
 pub async fn a_command_is_kept_as_it_was_asked_for(bench: &Bench) {
     let lamp = device("lamp");
@@ -13,7 +13,7 @@ pub async fn a_command_is_kept_as_it_was_asked_for(bench: &Bench) {
     let asked = Submission { origin: Some("n2 00aa"), params: b"[1, \"\xc3\xa4\x22\"]", ..order(&lamp, "k1") };
     let submitted = bench.submit(&asked).await.unwrap();
     let row = submitted.row.clone().unwrap();
-    assert_eq!((row.node.as_str(), row.incarnation.as_str(), row.epoch), ("n1", "00ff", Epoch(7)));
+    assert_eq!((row.node.as_str(), row.incarnation.to_string().as_str(), row.epoch), ("n1", LIFE, Epoch(7)));
     assert!(submitted.new && submitted.replaced.is_empty());
     let command = bench.get(&lamp, CommandId::of(&lamp, "console", "k1")).await;
     assert_eq!(command, submitted.command);

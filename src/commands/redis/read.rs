@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::{Command, Late, Life, Reason, Row, State, Submitted, Turn};
-use crate::id::{CommandId, DeviceKey, Epoch};
+use crate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
 use crate::protocol::message::CommandStatus;
 use crate::store::{StoreError, Value};
 
@@ -82,7 +82,10 @@ fn row(value: Value) -> Read<Option<Row>> {
         return Ok(None);
     }
     let [node, incarnation, epoch] = Value::List(parts).items::<3>()?;
-    Ok(Some(Row { node: node.text()?, incarnation: incarnation.text()?, epoch: Epoch(epoch.unsigned()?) }))
+    let foreign = StoreError::Malformed("a row that names no node");
+    let node = NodeName::new(&node.text()?).map_err(|_| foreign.clone())?;
+    let incarnation = Incarnation::parse(&incarnation.text()?).ok_or(foreign)?;
+    Ok(Some(Row { node, incarnation, epoch: Epoch(epoch.unsigned()?) }))
 }
 
 /// A hash's fields by name.
