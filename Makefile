@@ -38,10 +38,11 @@ bench-quick: ## The same in three minutes
 	@cargo build --release --workspace --bins
 	@$(MEASURE) --quick
 
-fuzz: ## The frame decoder for FUZZ_SECONDS (60)
+fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
-	cargo +nightly fuzz run decoder -- -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run decoder -- -max_len=6000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
+	cargo +nightly fuzz run deflate -- -max_len=6000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
 
 test-chaos: ## The tests that take long, such as a broker frozen for minutes; prints what was measured
 	@tests/run --workspace --no-fail-fast -- --ignored --nocapture
