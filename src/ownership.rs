@@ -34,7 +34,7 @@ pub const TAKEOVER_WINDOW_MS: u64 = 60_000;
 pub const TAKEOVERS: u32 = 5;
 /// The same where the device gives no boot, so that every connection of it looks like another.
 pub const TAKEOVERS_WITHOUT_BOOT: u32 = 20;
-/// How long the hints of a closed connection are kept.
+/// How long the epoch of a closed connection, and its hints, are kept.
 pub const LAST_KEPT_S: u64 = 7 * 86_400;
 /// How long a dead member is kept whose devices nobody settled.
 const DEAD_KEPT_MS: u64 = 86_400_000;
@@ -275,7 +275,7 @@ pub enum Reasserted {
         /// Whether commands wait.
         commands_wait: bool,
     },
-    /// It was marked as a dead node's: claim anew.
+    /// This epoch or a later one ended already, and the device may have been said to be offline with it: claim anew.
     Settled,
     /// Another owns the device: close the connection.
     Newer(Row),

@@ -1,7 +1,7 @@
 -- Makes a connection the owner of its device, with an epoch above every earlier one.
 --
 -- KEYS[1] tg:{tenant/device}:own    HASH of the row
--- KEYS[2] tg:{tenant/device}:last   HASH of hints left by the last close
+-- KEYS[2] tg:{tenant/device}:last   HASH left by the last close: its epoch, and hints
 -- KEYS[3] tg:{tenant/device}:q      STREAM of commands that wait
 -- ARGV[1] node
 -- ARGV[2] incarnation
@@ -12,8 +12,8 @@
 -- ARGV[7] the window, in milliseconds
 --
 -- Returns {0, wait in milliseconds, node, incarnation} where the row was taken over too often, or
--- {1, epoch, previous row or false, last or false, commands waiting}
--- with the row as {node, incarnation, epoch, connection, boot, settled} and last as {boot, acked, at}.
+-- {1, epoch, previous row or false, hints or false, commands waiting}
+-- with the row as {node, incarnation, epoch, connection, boot, settled} and hints as {boot, acked, at}.
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now_ms = math.floor(now_us / 1000)
@@ -37,7 +37,9 @@ if previous and limit > 0 and not row[6] and row[5] ~= ARGV[4] then
   end
   takeovers = takeovers + 1
 end
-local epoch = string.format('%.0f', math.max(tonumber(row[3] or '0') + 1, now_us, tonumber(ARGV[5]) + 1))
+local last = redis.call('HMGET', KEYS[2], 'boot', 'acked', 'at', 'epoch')
+local stored = math.max(tonumber(row[3] or '0'), tonumber(last[4] or '0'))
+local epoch = string.format('%.0f', math.max(stored + 1, now_us, tonumber(ARGV[5]) + 1))
 redis.call('HSET', KEYS[1], 'node', ARGV[1], 'incarnation', ARGV[2], 'epoch', epoch, 'connection', ARGV[3],
   'boot', ARGV[4])
 if row[6] then
@@ -48,8 +50,8 @@ if takeovers > 0 then
 elseif row[7] then
   redis.call('HDEL', KEYS[1], 'since', 'takeovers')
 end
-local last = redis.call('HMGET', KEYS[2], 'boot', 'acked', 'at')
-if not last[1] then
-  last = false
+local hints = false
+if last[1] then
+  hints = {last[1], last[2], last[3]}
 end
-return {1, epoch, previous, last, redis.call('XLEN', KEYS[3])}
+return {1, epoch, previous, hints, redis.call('XLEN', KEYS[3])}

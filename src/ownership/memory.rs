@@ -30,7 +30,8 @@ struct State {
     /// Drawn anew with each loss.
     identity: u64,
     rows: HashMap<DeviceKey, Entry>,
-    last: HashMap<DeviceKey, Last>,
+    /// Of each device the epoch that was released last, and hints.
+    last: HashMap<DeviceKey, (Epoch, Option<Last>)>,
     held: HashMap<NodeLife, BTreeSet<String>>,
 }
 
@@ -130,7 +131,8 @@ impl MemoryOwnership {
             }
             takeovers += 1;
         }
-        let stored = previous.as_ref().map_or(0, |row| row.epoch.0);
+        let (released, last) = state.last.get(claim.device).cloned().unwrap_or((Epoch(0), None));
+        let stored = previous.as_ref().map_or(released.0, |row| row.epoch.0.max(released.0));
         let epoch = Epoch(now_us.max(stored + 1).max(claim.floor.0 + 1));
         let row = Row {
             owner: claim.life.clone(),
@@ -141,7 +143,6 @@ impl MemoryOwnership {
         };
         state.rows.insert(claim.device.clone(), Entry { row, since_ms, takeovers });
         state.held.entry(claim.life.clone()).or_default().insert(claim.device.to_string());
-        let last = state.last.get(claim.device).cloned();
         Ok(Claimed { epoch, previous, last, commands_wait })
     }
 
@@ -154,14 +155,25 @@ impl MemoryOwnership {
             Fence::Connection(connection) => row.connection == connection,
         };
         let removed = row.is_some_and(behind);
+        let stored = state.rows.get(device).map(|entry| entry.row.epoch);
+        let ended = match fence {
+            _ if removed => stored,
+            // The row was lost; that its connection ended is not to be.
+            Fence::Epoch(epoch) => (stored < Some(epoch)).then_some(epoch),
+            Fence::Connection(_) => None,
+        };
         // A newer row of the same life keeps the entry.
         if removed || row.is_none() {
             unlist(&mut state, life, device);
         }
         if removed {
             state.rows.remove(device);
-            if let Some(last) = last {
-                state.last.insert(device.clone(), Last { at_ms, ..last.clone() });
+        }
+        if let Some(ended) = ended {
+            let left = state.last.entry(device.clone()).or_insert((ended, None));
+            left.0 = left.0.max(ended);
+            if removed && let Some(last) = last {
+                left.1 = Some(Last { at_ms, ..last.clone() });
             }
         }
         removed
@@ -171,6 +183,7 @@ impl MemoryOwnership {
         let commands_wait = (self.queues)(&held.device);
         let mut state = self.lock();
         let before = state.rows.get(&held.device).cloned();
+        let ended = state.last.get(&held.device).is_some_and(|(ended, _)| *ended >= held.epoch);
         if let Some(Entry { row, .. }) = &before {
             if row.epoch > held.epoch || (row.epoch == held.epoch && row.owner != *life) {
                 let row = row.clone();
@@ -180,10 +193,14 @@ impl MemoryOwnership {
                 return Reasserted::Newer(row);
             }
             if row.epoch == held.epoch {
-                let reasserted = if row.settled { Reasserted::Settled } else { Reasserted::Kept };
+                let reasserted = if row.settled || ended { Reasserted::Settled } else { Reasserted::Kept };
                 state.held.entry(life.clone()).or_default().insert(held.device.to_string());
                 return reasserted;
             }
+        }
+        if ended {
+            state.held.entry(life.clone()).or_default().insert(held.device.to_string());
+            return Reasserted::Settled;
         }
         let (since_ms, takeovers) = before.map_or((0, 0), |entry| (entry.since_ms, entry.takeovers));
         let row = Row {

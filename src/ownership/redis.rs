@@ -171,7 +171,8 @@ impl RedisOwnership {
 
     async fn reassert_both(&self, life: &NodeLife, held: &Held) -> Result<Reasserted, OwnershipError> {
         let _turn = self.turn(&held.device).await?;
-        let (own, queue) = (keys::device(&held.device, "own"), keys::device(&held.device, "q"));
+        let own = keys::device(&held.device, "own");
+        let (last, queue) = (keys::device(&held.device, "last"), keys::device(&held.device, "q"));
         let (incarnation, connection) = (life.incarnation.to_string(), held.connection.to_string());
         let epoch = held.epoch.to_string();
         let args: [Arg<'_>; 5] = [
@@ -181,7 +182,7 @@ impl RedisOwnership {
             (&connection).into(),
             held.boot.as_str().into(),
         ];
-        let own_keys = [own.as_str(), queue.as_str()];
+        let own_keys = [own.as_str(), last.as_str(), queue.as_str()];
         // The list lies elsewhere and may be what was lost.
         let (answer, listed) = tokio::join!(self.store.run(&REASSERT, &own_keys, &args), self.list(life, &held.device));
         let reasserted = read::reasserted(answer?)?;

@@ -18,16 +18,19 @@ const DEVICES: usize = 3;
 /// A tail that is lost is no longer than this.
 const TAIL_MS: u64 = 10_000;
 
-/// The same every time, then some nobody has seen; or the one of `TIDEGATE_TEST_SEED`.
+/// Half of them the same every time, half such as nobody has seen; or the one of `TIDEGATE_TEST_SEED`.
+/// `TIDEGATE_TEST_HISTORIES=20` makes them twenty times as many.
 pub(crate) fn seeds(count: u64) -> Vec<u64> {
+    let times = std::env::var("TIDEGATE_TEST_HISTORIES").map_or(1, |times| times.parse().expect("a number"));
+    let count = count * times;
     match std::env::var("TIDEGATE_TEST_SEED") {
         Ok(seed) => vec![seed.parse().expect("TIDEGATE_TEST_SEED is a number")],
         Err(_) => (0..count / 2).chain((count / 2..count).map(|_| fastrand::u64(..))).collect(),
     }
 }
 
-/// Runs one history. The error names the invariant and the seed, and tells what happened.
-pub(crate) async fn run(twin: &impl Twin, seed: u64, steps: usize) -> Result<(), String> {
+/// Runs one history and tells what happened. The error names the invariant and the seed, and tells what happened.
+pub(crate) async fn run(twin: &impl Twin, seed: u64, steps: usize) -> Result<String, String> {
     let mut world = World::new(twin, seed).await;
     let mut result = Ok(());
     for _ in 0..steps {
@@ -39,10 +42,11 @@ pub(crate) async fn run(twin: &impl Twin, seed: u64, steps: usize) -> Result<(),
     if result.is_ok() {
         result = world.heal().await;
     }
-    result.map_err(|broken| {
-        let told = world.told.join("\n  ");
-        format!("{broken}\nTIDEGATE_TEST_SEED={seed}\n  {told}")
-    })
+    let told = world.told.join("\n  ");
+    match result {
+        Ok(()) => Ok(told),
+        Err(broken) => Err(format!("{broken}\nTIDEGATE_TEST_SEED={seed}\n  {told}")),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +99,8 @@ struct World<'a, T> {
     nodes: Vec<Node>,
     devices: Vec<Device>,
     saved_ms: Option<u64>,
+    /// Whether the store's clock was ever set back.
+    behind: bool,
     boots: u32,
     told: Vec<String>,
 }
@@ -122,7 +128,8 @@ impl<'a, T: Twin> World<'a, T> {
         });
         let (nodes, devices) = (nodes.collect(), devices.collect());
         let rng = fastrand::Rng::with_seed(seed);
-        let mut world = Self { twin, rng, now_ms: 0, nodes, devices, saved_ms: None, boots: 0, told: Vec::new() };
+        let mut world =
+            Self { twin, rng, now_ms: 0, nodes, devices, saved_ms: None, behind: false, boots: 0, told: Vec::new() };
         for at in 0..NODES {
             world.renew(at).await.unwrap();
         }
@@ -161,7 +168,11 @@ impl<'a, T: Twin> World<'a, T> {
                 Ok(())
             }
             73..85 => {
-                let ms = if self.rng.u32(0..4) == 0 { 20_000 } else { self.rng.u64(100..6_000) };
+                let ms = match self.rng.u32(0..6) {
+                    0 => 50_000,
+                    1 => 20_000,
+                    _ => self.rng.u64(100..6_000),
+                };
                 self.pass(ms).await
             }
             85..90 => self.sweep_one().await,
@@ -337,9 +348,16 @@ impl<'a, T: Twin> World<'a, T> {
         if !all && self.saved_ms.is_none_or(|at| self.now_ms - at > TAIL_MS) {
             return Ok(());
         }
-        // What was given out last is known to all, as it is once every node has renewed.
         for _ in 0..2 {
             self.renew_all(true).await?;
+        }
+        let up = self.nodes.iter().filter(|node| node.power == Power::Up);
+        let known = up.map(|node| node.directory.highest()).min();
+        // With the data and the clock lost together only what others heard keeps epochs growing: not what a node gave
+        // out since it renewed last, if it paused or crashed right then.
+        let heard = known.is_some_and(|known| self.devices.iter().all(|device| device.highest <= known));
+        if self.behind && !heard {
+            return Ok(());
         }
         if all {
             self.twin.flush().await;
@@ -347,12 +365,15 @@ impl<'a, T: Twin> World<'a, T> {
         } else {
             self.twin.go_back().await;
         }
-        if self.rng.bool() {
-            self.twin.set_clock_back(30_000);
-        }
         self.tell(if all { "everything is lost".into() } else { "the tail is lost".into() });
         self.nodes.iter_mut().for_each(|node| node.sweep = true);
-        Ok(())
+        if self.rng.bool() && heard {
+            self.tell("and the clock is behind".into());
+            self.twin.set_clock_back(30_000);
+            self.behind = true;
+        }
+        // Where the clock does not tell, who comes now has to hear from those who know, which is when they renew.
+        if self.behind { self.renew_all(true).await } else { Ok(()) }
     }
 
     async fn pass(&mut self, ms: u64) -> Step {

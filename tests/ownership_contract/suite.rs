@@ -213,6 +213,13 @@ async fn what_was_lost_is_written_again(twin: &impl Twin) {
     assert!(directory.bury(&b, false).await.unwrap());
     assert_eq!(directory.settle(&b, None, 10).await.unwrap().settled, std::slice::from_ref(&newer));
     assert_eq!(directory.reassert(&b, &newer).await.unwrap(), Reasserted::Settled);
+    // Nor is one that was said to be offline, though nothing stands there any more.
+    assert!(directory.release(&b, &device.key, Fence::Epoch(newer.epoch), None).await.unwrap());
+    for ended in [&newer, &mine] {
+        assert_eq!(directory.reassert(&b, ended).await.unwrap(), Reasserted::Settled);
+        assert_eq!(directory.row(&device.key).await.unwrap(), None);
+    }
+    assert!(device.claim(twin, &b).await.unwrap().epoch > newer.epoch);
 }
 
 async fn takeovers_are_limited(twin: &impl Twin) {

@@ -117,6 +117,7 @@ impl Twin for MemoryTwin {
     }
 
     async fn flush(&self) {
+        self.queues.lock().unwrap().clear();
         self.memory.flush();
     }
 

@@ -83,7 +83,7 @@ fn launch(dir: &Path, port: u16, options: &[String]) -> Process {
 }
 
 fn try_cli(port: u16, args: &[&str]) -> Option<String> {
-    let output = Command::new("redis-cli").args(["-t", "5", "-p", &port.to_string()]).args(args).output();
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(args).output();
     let output = output.expect("redis-cli runs");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
