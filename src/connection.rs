@@ -162,7 +162,7 @@ pub struct Entry {
     /// Its boot, where it gave one; not looked at where there is a tenure, which has it.
     pub boot: Option<Boot>,
     /// What was claimed for a device.
-    pub tenure: Option<Tenure>,
+    pub tenure: Option<Box<Tenure>>,
     /// How its messages are written.
     pub encoding: Encoding,
     /// Whether and how they are compressed.

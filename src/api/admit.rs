@@ -121,11 +121,11 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result
 }
 
 /// Makes a device this node's. What is returned gives it back where no connection comes of it.
-async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Tenure>, Refusal> {
+async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Box<Tenure>>, Refusal> {
     let Some(registrar) = &gate.node.registrar else { return Ok(None) };
     let held = gate.node.roster.find(key).map(|(_, epoch)| epoch);
     match registrar.claim(key, wish.boot.clone(), held).await {
-        Ok(tenure) => Ok(Some(tenure)),
+        Ok(tenure) => Ok(Some(Box::new(tenure))),
         Err(Contested { wait_ms }) => {
             let detail = "this device is connected elsewhere, and was taken over too often: do two share its identity?";
             Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, wait_ms.div_ceil(1_000)).into())

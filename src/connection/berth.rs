@@ -24,7 +24,7 @@ pub(super) struct Comer<'a> {
     pub(super) kind: PeerKind,
     pub(super) key: &'a DeviceKey,
     pub(super) boot: Option<Boot>,
-    pub(super) tenure: Option<Tenure>,
+    pub(super) tenure: Option<Box<Tenure>>,
     pub(super) heartbeat_s: u32,
 }
 
