@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bench::Bench;
 use support::redis::{Cluster, Redis};
 use tidegate::commands::redis::RedisCommands;
-use tidegate::commands::{CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
+use tidegate::commands::{Answered, CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
+use tidegate::protocol::message::CommandStatus;
 
 type Case = for<'a> fn(&'a Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -159,6 +160,35 @@ async fn what_redis_lost_is_not_found_and_the_key_makes_the_same_id() {
     server.cli(&["FLUSHALL"]);
     assert_eq!(bench.commands().get(&lamp, id).await, Err(CommandError::NotFound));
     assert_eq!(bench.mark(&lamp, id, 1).await, Sending::Gone);
+}
+
+/// F17: what is new finds no room, what there is goes on to its end and gives the room back.
+#[tokio::test]
+async fn a_full_redis_takes_no_command_and_ends_those_it_has() {
+    let server = Redis::start();
+    let (bench, lamp) = (bench::redis("redis", &server.url()).await, bench::device("lamp"));
+    bench.empty().await;
+    bench.hold(&lamp, "n1", 1).await;
+    let mut ids = Vec::new();
+    for key in ["answered", "canceled", "expired"] {
+        ids.push(bench.accept(&Submission { ttl_ms: 20_000, ..bench::order(&lamp, key) }).await);
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = bench.submit(&bench::order(&lamp, "new")).await;
+    assert!(matches!(refused, Err(CommandError::Unavailable(_))), "{refused:?}");
+    bench.write(&lamp, ids[0], 1).await;
+    let answered = bench.answer(&lamp, ids[0], CommandStatus::Succeeded).await;
+    assert!(matches!(answered, Answered::Changed(_)), "{answered:?}");
+    bench.commands().cancel(&lamp, ids[1]).await.unwrap();
+    bench.pass(20_000);
+    assert_eq!(bench.sweep().await.len(), 3);
+    for id in ids {
+        let version = bench.get(&lamp, id).await.life.version;
+        bench.commands().settle_published(&lamp, id, version).await.unwrap();
+    }
+    assert_eq!(bench.due_entries().await, 0);
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    bench.accept(&bench::order(&lamp, "new")).await;
 }
 
 /// F13: a directory that hangs costs nobody more than 600 ms and a little.
