@@ -1,4 +1,5 @@
-//! Commands in Redis: each step is one script beside the device's row, on Redis' own time.
+//! Commands in Redis: each step is one script beside the device's row, on Redis' own time. In a cluster the clocks of the
+//! primaries must agree within [`ACCEPT_MS`]; where they do not, commands are refused as unavailable.
 
 mod read;
 
