@@ -3,6 +3,10 @@
 SHELL := /bin/bash
 FUZZ_SECONDS ?= 60
 BIN = $${CARGO_TARGET_DIR:-target}/debug/tidegate
+# What is measured has the first core to itself: the brokers, the generator and everything else get the others.
+MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1; }; \
+	TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto taskset -c 1-$$(($$(nproc --all) - 1)) \
+	tests/run -- "$${CARGO_TARGET_DIR:-target}/release/bench"
 
 .PHONY: help run test lint bench bench-quick fuzz test-chaos
 
@@ -27,15 +31,18 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every benchmark beside its baseline, in release; also target/bench/summary.json
-	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench --
+	@cargo build --release --workspace --bins
+	@$(MEASURE)
 
 bench-quick: ## The same in three minutes
-	@TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto tests/run -- cargo run --release -p tidegate-loadtest --bin bench -- --quick
+	@cargo build --release --workspace --bins
+	@$(MEASURE) --quick
 
-fuzz: ## The frame decoder for FUZZ_SECONDS (60)
+fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
-	cargo +nightly fuzz run decoder -- -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run decoder -- -max_len=6000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
+	cargo +nightly fuzz run deflate -- -max_len=6000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
 
 test-chaos: ## The tests that take long, such as a broker frozen for minutes; prints what was measured
 	@tests/run --workspace --no-fail-fast -- --ignored --nocapture

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use rustix::process::{Resource, Rlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,6 +21,24 @@ use crate::socket::listener::{self, ListenerSettings};
 
 /// How often a leaving node looks whether somebody is still connected.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Files beside the connections': brokers, ports, what the runtime needs, and handshakes under way.
+const OTHER_FILES: u64 = 1_024 + 128;
+
+/// Lets the process open as many files as the system allows it: what it starts with, often 1,024, is a limit for programs
+/// that cannot count higher. Warns where there is not one for each connection the node may hold.
+pub(crate) fn raise_open_files(max_connections: usize) {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let files = if raised.is_ok() { limit.maximum } else { limit.current };
+    let needed = (max_connections as u64).saturating_add(OTHER_FILES);
+    if let Some(files) = files.filter(|files| *files < needed) {
+        tracing::warn!(
+            files,
+            needed,
+            "too few open files for limits.max_connections: raise the limit (ulimit -n, LimitNOFILE) or lower the key"
+        );
+    }
+}
 
 /// Accepts on the public port until it is aborted. `also` is served there too.
 pub(crate) async fn accept(port: TcpListener, doors: ListenerSettings, gate: Arc<Gate>, also: Router) {

@@ -90,6 +90,7 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
         return Err("--nodes above 1 comes with the cluster".into());
     }
     let limits = Limits::default();
+    app::raise_open_files(limits.max_connections);
     let receipts = Arc::new(Receipts::new(&limits));
     let metrics = Metrics::new()?;
     let log = event_log(&options, &limits, &receipts, &metrics).await?;

@@ -16,7 +16,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections that may be in TLS or HTTP at once; further ones wait in the listen queue.
     pub max_handshakes: usize,
-    /// Refusals (429, 503) that may wait out their jittered delay at once; further ones are closed at once.
+    /// Refusals (429, 503) that may wait out their jittered delay at once, each in its place among `max_handshakes`;
+    /// further ones are answered at once.
     pub max_delayed_refusals: usize,
     /// TLS and the request's head together, from accept to the last header.
     pub handshake_timeout_ms: u64,

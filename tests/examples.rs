@@ -9,6 +9,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -88,6 +89,8 @@ fn the_browser_page_is_acked_with_its_token_as_a_subprotocol_and_through_a_crash
     command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
     command.args(["--disable-dev-shm-usage", "--remote-debugging-port=0"]);
     command.arg(format!("--user-data-dir={}", profile.path().display())).arg(page);
+    // What is called so is often a script that starts the browser, which starts more.
+    command.process_group(0);
     let mut browser = Client::start("the browser", &mut command);
     wait_until("the page's first record", PATIENCE, || !gateway.records("telemetry").is_empty());
     gateway.crash_and_restart();

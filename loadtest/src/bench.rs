@@ -1,10 +1,16 @@
 //! The benchmarks: what each measures, the servers it starts, and the report.
 
+mod connects;
+mod cpu;
 pub mod identity;
 pub mod kafka;
-pub mod measures;
+mod latency;
+mod memory;
+mod peers;
 pub mod report;
 pub mod servers;
+
+pub use peers::{Bench, Other};
 
 /// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]

@@ -2,5 +2,8 @@
 
 pub mod bench;
 pub mod client;
+pub mod crowd;
 pub mod frame;
+pub mod paced;
+pub mod telemetry;
 pub mod wire;

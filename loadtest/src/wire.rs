@@ -1,26 +1,23 @@
-//! Many raw client connections: plain or TLS, WebSocket with JSON or MQTT inside, a closed loop (a fixed number in
-//! flight) and an open one (a fixed rate, latency from the scheduled send).
+//! One raw client connection: plain or TLS, WebSocket with JSON or MQTT inside. Opened with blocking calls, then
+//! driven by [`crate::crowd`] and [`crate::paced`] without blocking.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use mio::net::TcpStream as Socket;
+use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpSocket;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
 use crate::frame;
+use crate::telemetry::{self, FIRST_SEQ, Telemetry};
 
-/// Bytes of one update.
-pub const UPDATE_BYTES: usize = 150;
-const SOURCES: usize = 8;
-const CONNECTING_AT_ONCE: usize = 32;
-const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one step of connecting may take.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of the buffer that connections are read into, one for all of them.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// What the peer speaks inside its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,228 +48,265 @@ pub struct Target {
     pub token: Option<TokenSource>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-/// One open connection.
-pub struct Connection {
-    stream: Box<dyn Stream>,
-    speech: Speech,
-    device: String,
-    input: Vec<u8>,
-    /// Not written yet; survives a dropped future.
-    output: Vec<u8>,
-    sent: u64,
-    acked: u64,
+/// A stream, and TLS where it has that.
+pub struct Pipe<S> {
+    stream: S,
+    tls: Option<Box<ClientConnection>>,
 }
 
-fn failed(text: impl Into<String>) -> io::Error {
+/// An open connection of one device.
+pub struct Connection {
+    pipe: Pipe<Socket>,
+    speech: Speech,
+    /// Which device it is.
+    pub number: u64,
+    telemetry: Box<Telemetry>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    sent: u64,
+    settled: u64,
+}
+
+/// An error in words.
+pub fn failed(text: impl Into<String>) -> io::Error {
     io::Error::other(text.into())
 }
 
-/// A TCP connection from one of a few loopback addresses, so that no address runs out of ports.
-async fn dial(address: SocketAddr, number: u64) -> io::Result<tokio::net::TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (number as usize % SOURCES) as u8));
-    socket.bind(SocketAddr::new(source, 0))?;
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+impl Pipe<TcpStream> {
+    /// TCP, and the TLS handshake where the target has TLS; blocking.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached, its certificate is not the expected one, or a step takes longer than 20 s.
+    pub fn open(target: &Target) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&target.address, STEP_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+        stream.set_write_timeout(Some(STEP_TIMEOUT))?;
+        let Some(config) = &target.tls else { return Ok(Self { stream, tls: None }) };
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        tls.set_buffer_limit(None);
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        Ok(Self { stream, tls: Some(Box::new(tls)) })
+    }
 }
 
-async fn tls(stream: tokio::net::TcpStream, config: &Arc<rustls::ClientConfig>) -> io::Result<impl Stream + use<>> {
-    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    TlsConnector::from(config.clone()).connect(name, stream).await
+impl<S: Read + Write> Pipe<S> {
+    /// Reads into `scratch`; 0 at the end of the stream.
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.read(scratch) };
+        loop {
+            match tls.reader().read(scratch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if tls.read_tls(&mut self.stream)? == 0 {
+                return Ok(0);
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+
+    /// Writes what the peer takes; what it does not take stays in `output` or in the TLS layer.
+    fn write(&mut self, output: &mut Vec<u8>) -> io::Result<()> {
+        let done = match &mut self.tls {
+            None => write_all_it_takes(&mut self.stream, output),
+            Some(tls) => {
+                tls.writer().write_all(output)?;
+                output.clear();
+                write_tls(tls, &mut self.stream)
+            }
+        };
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other,
+        }
+    }
 }
 
-/// A TLS handshake and nothing else.
-///
-/// # Errors
-/// When the peer cannot be reached or its certificate is not the expected one.
-pub async fn handshake_only(target: &Target, number: u64) -> io::Result<()> {
-    let config = target.tls.as_ref().ok_or_else(|| failed("a TLS handshake needs a TLS configuration"))?;
-    let stream = dial(target.address, number).await?;
-    tls(stream, config).await.map(drop)
+fn write_all_it_takes(stream: &mut impl Write, output: &mut Vec<u8>) -> io::Result<()> {
+    while !output.is_empty() {
+        let written = stream.write(output)?;
+        output.drain(..written);
+    }
+    Ok(())
+}
+
+fn write_tls(tls: &mut ClientConnection, stream: &mut impl Write) -> io::Result<()> {
+    while tls.wants_write() {
+        tls.write_tls(stream)?;
+    }
+    Ok(())
 }
 
 impl Connection {
     /// Connects and waits until the peer has said all that it says first.
     ///
     /// # Errors
-    /// When the peer cannot be reached, refuses, or takes longer than 20 s.
-    pub async fn open(target: &Target, number: u64) -> io::Result<Self> {
-        tokio::time::timeout(STEP_TIMEOUT, Self::open_now(target, number)).await.map_err(io::Error::other)?
-    }
-
-    async fn open_now(target: &Target, number: u64) -> io::Result<Self> {
-        let stream = dial(target.address, number).await?;
-        let stream: Box<dyn Stream> = match &target.tls {
-            Some(config) => Box::new(tls(stream, config).await?),
-            None => Box::new(stream),
-        };
-        let device = format!("bench-{number}");
-        let mut connection =
-            Self { stream, speech: target.speech, device, input: Vec::new(), output: Vec::new(), sent: 0, acked: 0 };
-        let token = match &target.token {
-            Some(token) => Some(token(number).map_err(failed)?),
-            None => None,
-        };
-        connection.upgrade(token).await?;
+    /// When the peer cannot be reached, refuses, or a step takes longer than 20 s.
+    pub fn open(target: &Target, number: u64) -> io::Result<Self> {
+        let mut pipe = Pipe::open(target)?;
+        let token = target.token.as_ref().map(|token| token(number)).transpose().map_err(failed)?;
+        let mut input = upgrade(&mut pipe, target.speech, token)?;
         match target.speech {
-            Speech::Tidegate => connection.first_frame(b"\"welcome\"").await?,
-            Speech::Mqtt => connection.mqtt_connect().await?,
+            Speech::Tidegate => first_frame(&mut pipe, &mut input, b"\"welcome\"")?,
+            Speech::Mqtt => {
+                pipe.write(&mut mqtt_connect(&telemetry::device_id(number)))?;
+                first_frame(&mut pipe, &mut input, &[0x20, 2, 0, 0])?;
+            }
             Speech::Echo | Speech::AckEach => {}
         }
-        Ok(connection)
+        // Quiet connections are held by the thousand: none of them keeps a buffer.
+        input.shrink_to_fit();
+        pipe.stream.set_nonblocking(true)?;
+        Ok(Self {
+            pipe: Pipe { stream: Socket::from_std(pipe.stream), tls: pipe.tls },
+            speech: target.speech,
+            number,
+            telemetry: Box::new(Telemetry::new(number, telemetry::unix_ms())),
+            input,
+            output: Vec::new(),
+            sent: 0,
+            settled: 0,
+        })
     }
 
-    async fn upgrade(&mut self, token: Option<String>) -> io::Result<()> {
-        let path = if self.speech == Speech::Tidegate { "/v1/device?boot=bench" } else { "/" };
-        let mut request = format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-        );
-        if self.speech == Speech::Mqtt {
-            request.push_str("Sec-WebSocket-Protocol: mqtt\r\n");
-        }
-        if let Some(token) = token {
-            request.push_str(&format!("Authorization: Bearer {token}\r\n"));
-        }
-        request.push_str("\r\n");
-        self.stream.write_all(request.as_bytes()).await?;
-        loop {
-            self.fill().await?;
-            if let Some(end) = self.input.windows(4).position(|four| four == b"\r\n\r\n") {
-                if !self.input.starts_with(b"HTTP/1.1 101") {
-                    let text = String::from_utf8_lossy(&self.input).into_owned();
-                    return Err(failed(format!("the upgrade was refused: {text}")));
-                }
-                self.input.drain(..end + 4);
-                return Ok(());
-            }
-        }
+    /// The socket, for registering it.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.pipe.stream
     }
 
-    async fn fill(&mut self) -> io::Result<()> {
-        self.input.reserve(1024);
-        match self.stream.read_buf(&mut self.input).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
+    /// Updates sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
-    async fn first_frame(&mut self, what: &[u8]) -> io::Result<()> {
-        loop {
-            if let Some(found) = frame::find(&self.input, 0) {
-                let payload = &self.input[found.start..found.end];
-                if !payload.windows(what.len()).any(|window| window == what) {
-                    return Err(failed(format!("unexpected first frame: {}", String::from_utf8_lossy(payload))));
-                }
-                self.input.drain(..found.end);
-                // Quiet connections are held by the thousand: none of them keeps a buffer.
-                self.input.shrink_to_fit();
-                return Ok(());
-            }
-            self.fill().await?;
-        }
+    /// Updates that the peer has settled so far.
+    pub fn settled(&self) -> u64 {
+        self.settled
     }
 
-    async fn mqtt_connect(&mut self) -> io::Result<()> {
-        let id = self.device.as_bytes();
-        let mut packet = vec![0x10, (12 + id.len()) as u8, 0, 4];
-        packet.extend_from_slice(b"MQTT\x04\x02\x00\x00\x00");
-        packet.push(id.len() as u8);
-        packet.extend_from_slice(id);
-        let mut out = Vec::new();
-        frame::put_masked(&mut out, frame::BINARY, &packet);
-        self.stream.write_all(&out).await?;
-        self.first_frame(&[0x20, 2, 0, 0]).await
-    }
-
-    /// Appends the next update to `out`, padded to `bytes`.
-    fn put_update(&mut self, bytes: usize, out: &mut Vec<u8>) {
-        self.sent += 1;
-        let seq = self.sent;
-        let value = 20.0 + (seq % 100) as f64 / 10.0;
-        let mut payload = format!(
-            "{{\"type\":\"update\",\"seq\":{seq},\"name\":\"temperature\",\"value\":{value},\
-             \"timestamp\":\"2026-01-01T00:00:00Z\",\"device_id\":\"{}\",\"note\":\"",
-            self.device
-        );
-        payload.extend(std::iter::repeat_n('x', bytes.saturating_sub(payload.len() + 2)));
-        payload.push_str("\"}");
-        if self.speech != Speech::Mqtt {
-            return frame::put_masked(out, frame::TEXT, payload.as_bytes());
-        }
-        let topic = b"bench/temperature";
-        let rest = 2 + topic.len() + 2 + payload.len();
-        let mut packet = vec![0x32, (rest % 128) as u8 | 0x80, (rest / 128) as u8, 0, topic.len() as u8];
-        packet.extend_from_slice(topic);
-        packet.extend_from_slice(&((seq % 65_535 + 1) as u16).to_be_bytes());
-        packet.extend_from_slice(payload.as_bytes());
-        frame::put_masked(out, frame::BINARY, &packet);
-    }
-
-    /// Waits for acks; returns how many updates they settle. Answers pings on the way.
-    async fn acks(&mut self) -> io::Result<u64> {
-        loop {
-            self.flush().await?;
-            self.fill().await?;
-            let (mut at, mut settled) = (0, 0);
-            while let Some(found) = frame::find(&self.input, at) {
-                let payload = &self.input[found.start..found.end];
-                match found.opcode {
-                    frame::PING => frame::put_masked(&mut self.output, frame::PONG, payload),
-                    frame::PONG => {}
-                    frame::CLOSE => return Err(failed(format!("closed: {}", String::from_utf8_lossy(payload)))),
-                    _ => settled += settles(self.speech, self.acked + settled, payload)?,
-                }
-                at = found.end;
-            }
-            self.input.drain(..at);
-            if settled > 0 {
-                self.acked += settled;
-                return Ok(settled);
-            }
-        }
-    }
-
-    async fn publish(&mut self, count: u64, bytes: usize) -> io::Result<()> {
-        let mut out = std::mem::take(&mut self.output);
+    /// Sends the next `count` updates in one write.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn publish(&mut self, count: u64, unix_ms: u64) -> io::Result<()> {
         for _ in 0..count {
-            self.put_update(bytes, &mut out);
+            let (seq, speech) = (FIRST_SEQ + self.sent, self.speech);
+            put_message(&mut self.output, speech, seq, self.telemetry.update(seq, unix_ms));
+            self.sent += 1;
         }
-        self.output = out;
-        self.flush().await
+        self.flush()
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            let written = self.stream.write(&self.output).await?;
-            self.output.drain(..written);
+    /// Sends one update of `bytes`.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn publish_large(&mut self, bytes: usize) -> io::Result<()> {
+        let seq = FIRST_SEQ + self.sent;
+        let text = telemetry::large_update(&telemetry::device_id(self.number), seq, bytes);
+        put_message(&mut self.output, self.speech, seq, &text);
+        self.sent += 1;
+        self.flush()
+    }
+
+    /// Writes what could not be written before.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.pipe.write(&mut self.output)
+    }
+
+    /// Gives the buffers back.
+    pub fn shrink(&mut self) {
+        self.input.shrink_to_fit();
+        self.output.shrink_to_fit();
+    }
+
+    /// Reads all there is and answers pings. `on` gets the numbers of the updates that are settled by it, counted
+    /// from 0 in the order they were sent.
+    ///
+    /// # Errors
+    /// When the connection ended or the peer said what it should not.
+    pub fn receive(&mut self, scratch: &mut [u8], mut on: impl FnMut(Range<u64>)) -> io::Result<()> {
+        loop {
+            let read = match self.pipe.read(scratch) {
+                Ok(0) => return Err(failed("the peer ended the connection")),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            if self.input.is_empty() {
+                let used = self.take_frames(&scratch[..read], &mut on)?;
+                self.input.extend_from_slice(&scratch[used..read]);
+            } else {
+                let mut input = std::mem::take(&mut self.input);
+                input.extend_from_slice(&scratch[..read]);
+                let used = self.take_frames(&input, &mut on)?;
+                input.drain(..used);
+                self.input = input;
+            }
+            // Edge-triggered: a read that did not fill the buffer has emptied a plain socket.
+            if self.pipe.tls.is_none() && read < scratch.len() {
+                break;
+            }
         }
-        self.stream.flush().await
+        Ok(())
+    }
+
+    fn take_frames(&mut self, bytes: &[u8], on: &mut impl FnMut(Range<u64>)) -> io::Result<usize> {
+        let mut at = 0;
+        while let Some(found) = frame::find(bytes, at) {
+            let payload = &bytes[found.start..found.end];
+            match found.opcode {
+                frame::PING => frame::put_masked(&mut self.output, frame::PONG, payload),
+                frame::PONG => {}
+                frame::CLOSE => return Err(failed(format!("closed: {}", String::from_utf8_lossy(payload)))),
+                _ => {
+                    let settled = settles(self.speech, self.settled, payload)?;
+                    if settled.end > self.sent {
+                        return Err(failed(format!("an ack of what was not sent: {settled:?} of {}", self.sent)));
+                    }
+                    self.settled += settled.end - settled.start;
+                    on(settled);
+                }
+            }
+            at = found.end;
+        }
+        Ok(at)
     }
 }
 
-fn settles(speech: Speech, acked: u64, payload: &[u8]) -> io::Result<u64> {
+/// The updates that a message of the peer settles, `before` of them being settled already.
+fn settles(speech: Speech, before: u64, payload: &[u8]) -> io::Result<Range<u64>> {
     match speech {
-        Speech::Echo => Ok(1),
-        Speech::Mqtt => Ok(payload.chunks(4).filter(|packet| packet[0] == 0x40).count() as u64),
-        Speech::AckEach => seq_of(payload).map(|_| 1).ok_or_else(|| failed("not an ack")),
+        Speech::Echo => Ok(before..before + 1),
+        Speech::Mqtt => {
+            let acks = payload.chunks(4).filter(|packet| packet[0] == 0x40).count() as u64;
+            Ok(before..before + acks)
+        }
+        Speech::AckEach => seq_of(payload).map(|place| place..place + 1).ok_or_else(|| not_an_ack(payload)),
         Speech::Tidegate => match seq_of(payload) {
-            Some(seq) => Ok(seq.saturating_sub(acked)),
-            None if contains(payload, b"\"pause\"") || contains(payload, b"\"resume\"") => Ok(0),
-            None => Err(failed(format!("not an ack: {}", String::from_utf8_lossy(payload)))),
+            Some(place) => Ok(before..before.max(place + 1)),
+            None if contains(payload, b"\"pause\"") || contains(payload, b"\"resume\"") => Ok(before..before),
+            None => Err(not_an_ack(payload)),
         },
     }
+}
+
+fn not_an_ack(payload: &[u8]) -> io::Error {
+    failed(format!("not an ack: {}", String::from_utf8_lossy(payload)))
 }
 
 fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 
-/// The `seq` of an ack in JSON.
+/// Which update an ack in JSON is about, counted from 0.
 fn seq_of(payload: &[u8]) -> Option<u64> {
     if !contains(payload, b"\"ack\"") {
         return None;
@@ -280,176 +314,118 @@ fn seq_of(payload: &[u8]) -> Option<u64> {
     let key = b"\"seq\":";
     let at = payload.windows(key.len()).position(|window| window == key)? + key.len();
     let digits = payload[at..].iter().take_while(|byte| byte.is_ascii_digit());
-    Some(digits.fold(0, |seq, digit| seq * 10 + u64::from(digit - b'0')))
+    digits.fold(0_u64, |seq, digit| seq * 10 + u64::from(digit - b'0')).checked_sub(FIRST_SEQ)
 }
 
-/// Opens connections numbered from `first`, a few at a time.
-///
-/// # Errors
-/// The first that fails.
-pub async fn open_all(target: &Target, first: u64, count: usize) -> io::Result<Vec<Connection>> {
-    let mut opening = JoinSet::new();
-    let mut open = Vec::with_capacity(count);
-    for number in 0..count as u64 {
-        if opening.len() == CONNECTING_AT_ONCE {
-            open.push(joined(opening.join_next().await)?);
-        }
-        let target = target.clone();
-        opening.spawn(async move { Connection::open(&target, first + number).await });
+/// Asks for the upgrade; what came behind the answer.
+fn upgrade(pipe: &mut Pipe<TcpStream>, speech: Speech, token: Option<String>) -> io::Result<Vec<u8>> {
+    let path = if speech == Speech::Tidegate { "/v1/device?boot=bench" } else { "/" };
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    );
+    if speech == Speech::Mqtt {
+        request.push_str("Sec-WebSocket-Protocol: mqtt\r\n");
     }
-    while !opening.is_empty() {
-        open.push(joined(opening.join_next().await)?);
+    if let Some(token) = token {
+        request.push_str(&format!("Authorization: Bearer {token}\r\n"));
     }
-    Ok(open)
-}
-
-fn joined<T>(joined: Option<Result<io::Result<T>, tokio::task::JoinError>>) -> io::Result<T> {
-    joined.ok_or_else(|| failed("nothing to wait for"))?.map_err(io::Error::other)?
-}
-
-/// One message of `bytes` on every connection, a few at a time, each awaited.
-///
-/// # Errors
-/// The first connection that fails.
-pub async fn one_each(connections: &mut [Connection], bytes: usize) -> io::Result<()> {
-    for group in connections.chunks_mut(CONNECTING_AT_ONCE) {
-        for connection in group.iter_mut() {
-            connection.publish(1, bytes).await?;
-        }
-        for connection in group {
-            tokio::time::timeout(STEP_TIMEOUT, connection.acks()).await.map_err(io::Error::other)??;
-            connection.input.shrink_to_fit();
-            connection.output = Vec::new();
-        }
-    }
-    Ok(())
-}
-
-/// Keeps every connection answered (pings) until dropped.
-pub fn hold(connections: Vec<Connection>) -> JoinSet<io::Result<()>> {
-    let mut held = JoinSet::new();
-    for mut connection in connections {
-        held.spawn(async move {
-            loop {
-                connection.acks().await?;
+    request.push_str("\r\n");
+    pipe.write(&mut request.into_bytes())?;
+    let mut input = Vec::new();
+    loop {
+        fill(pipe, &mut input)?;
+        if let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") {
+            if !input.starts_with(b"HTTP/1.1 101") {
+                return Err(failed(format!("the upgrade was refused: {}", String::from_utf8_lossy(&input))));
             }
-        });
-    }
-    held
-}
-
-/// A running closed loop: `settled` counts acks for as long as it is not dropped.
-pub struct ClosedLoop {
-    /// Updates settled so far.
-    pub settled: Arc<AtomicU64>,
-    tasks: JoinSet<io::Result<()>>,
-}
-
-impl ClosedLoop {
-    /// Starts it: each connection keeps `in_flight` updates unanswered and sends as many as it got acks for, in one write.
-    pub fn start(connections: Vec<Connection>, in_flight: u64) -> Self {
-        let settled = Arc::new(AtomicU64::new(0));
-        let mut tasks = JoinSet::new();
-        for mut connection in connections {
-            let settled = settled.clone();
-            tasks.spawn(async move {
-                connection.publish(in_flight, UPDATE_BYTES).await?;
-                loop {
-                    let count = connection.acks().await?;
-                    settled.fetch_add(count, Ordering::Relaxed);
-                    connection.publish(count, UPDATE_BYTES).await?;
-                }
-            });
-        }
-        Self { settled, tasks }
-    }
-
-    /// The first failure of a connection, if there was one.
-    ///
-    /// # Errors
-    /// That failure.
-    pub fn check(&mut self) -> io::Result<()> {
-        match self.tasks.try_join_next() {
-            Some(ended) => ended.map_err(io::Error::other)?,
-            None => Ok(()),
+            input.drain(..end + 4);
+            return Ok(input);
         }
     }
 }
 
-/// A running open loop: `rate` updates a second over all connections, whatever the peer does.
-pub struct OpenLoop {
-    /// Updates settled so far.
-    pub settled: Arc<AtomicU64>,
-    tasks: JoinSet<io::Result<Histogram<u64>>>,
-    end: Instant,
-}
-
-impl OpenLoop {
-    /// Starts it for `length`; latencies before `warm` are not counted.
-    pub fn start(connections: Vec<Connection>, rate: f64, warm: Duration, length: Duration) -> Self {
-        let settled = Arc::new(AtomicU64::new(0));
-        let begin = Instant::now() + Duration::from_millis(50);
-        let period = Duration::from_secs_f64(connections.len() as f64 / rate);
-        let count = connections.len() as u32;
-        let mut tasks = JoinSet::new();
-        for (place, connection) in connections.into_iter().enumerate() {
-            let first = begin + period * place as u32 / count;
-            let plan = Plan { first, period, warm: begin + warm, end: begin + length };
-            tasks.spawn(plan.follow(connection, settled.clone()));
+fn fill(pipe: &mut Pipe<TcpStream>, input: &mut Vec<u8>) -> io::Result<()> {
+    let mut bytes = [0; 1024];
+    match pipe.read(&mut bytes)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        read => {
+            input.extend_from_slice(&bytes[..read]);
+            Ok(())
         }
-        Self { settled, tasks, end: begin + length }
-    }
-
-    /// Waits for the end and gives the latencies in µs, from the scheduled send, of all connections together.
-    ///
-    /// # Errors
-    /// When a connection failed.
-    pub async fn finish(mut self) -> io::Result<Histogram<u64>> {
-        tokio::time::sleep_until(self.end.into()).await;
-        let mut all = Histogram::new(3).map_err(io::Error::other)?;
-        while let Some(one) = self.tasks.join_next().await {
-            all.add(one.map_err(io::Error::other)??).map_err(io::Error::other)?;
-        }
-        Ok(all)
     }
 }
 
-#[derive(Clone, Copy)]
-struct Plan {
-    first: Instant,
-    period: Duration,
-    warm: Instant,
-    end: Instant,
-}
-
-impl Plan {
-    async fn follow(self, mut connection: Connection, settled: Arc<AtomicU64>) -> io::Result<Histogram<u64>> {
-        let mut latencies = Histogram::new(3).map_err(io::Error::other)?;
-        let before = connection.acked;
-        let mut due = self.first;
-        loop {
-            let now = Instant::now();
-            if now >= self.end {
-                return Ok(latencies);
+fn first_frame(pipe: &mut Pipe<TcpStream>, input: &mut Vec<u8>, what: &[u8]) -> io::Result<()> {
+    loop {
+        if let Some(found) = frame::find(input, 0) {
+            let payload = &input[found.start..found.end];
+            if !contains(payload, what) {
+                return Err(failed(format!("unexpected first frame: {}", String::from_utf8_lossy(payload))));
             }
-            if now >= due {
-                connection.publish(1, UPDATE_BYTES).await?;
-                due += self.period;
-                continue;
-            }
-            // `acks` may be dropped between reads: what was read stays in the connection.
-            let until = due.min(self.end);
-            let Ok(count) = tokio::time::timeout_at(until.into(), connection.acks()).await else { continue };
-            let count = count?;
-            settled.fetch_add(count, Ordering::Relaxed);
-            let now = Instant::now();
-            for place in connection.acked - before - count..connection.acked - before {
-                let scheduled = self.first + self.period * place as u32;
-                if scheduled >= self.warm {
-                    let late = now.saturating_duration_since(scheduled).as_micros();
-                    latencies.record(late as u64).map_err(io::Error::other)?;
-                }
-            }
+            input.drain(..found.end);
+            return Ok(());
+        }
+        fill(pipe, input)?;
+    }
+}
+
+fn mqtt_connect(id: &str) -> Vec<u8> {
+    let mut packet = vec![0x10, (12 + id.len()) as u8, 0, 4];
+    packet.extend_from_slice(b"MQTT\x04\x02\x00\x00\x00");
+    packet.push(id.len() as u8);
+    packet.extend_from_slice(id.as_bytes());
+    let mut out = Vec::new();
+    frame::put_masked(&mut out, frame::BINARY, &packet);
+    out
+}
+
+/// One update as the peer wants it.
+fn put_message(out: &mut Vec<u8>, speech: Speech, seq: u64, payload: &[u8]) {
+    if speech != Speech::Mqtt {
+        return frame::put_masked(out, frame::TEXT, payload);
+    }
+    let topic = b"bench/climate";
+    let mut packet = vec![0x32];
+    let mut rest = 2 + topic.len() + 2 + payload.len();
+    while rest >= 128 {
+        packet.push((rest % 128) as u8 | 0x80);
+        rest /= 128;
+    }
+    packet.extend_from_slice(&[rest as u8, 0, topic.len() as u8]);
+    packet.extend_from_slice(topic);
+    packet.extend_from_slice(&((seq % 65_535 + 1) as u16).to_be_bytes());
+    packet.extend_from_slice(payload);
+    frame::put_masked(out, frame::BINARY, &packet);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn acks_settle_what_they_name_and_nothing_else_passes_for_one() {
+        let ack = |seq: u64| format!("{{\"type\":\"ack\",\"seq\":{}}}", FIRST_SEQ + seq).into_bytes();
+        assert_eq!(settles(Speech::Tidegate, 2, &ack(4)).unwrap(), 2..5);
+        assert_eq!(settles(Speech::Tidegate, 5, &ack(4)).unwrap(), 5..5, "said again");
+        assert_eq!(settles(Speech::AckEach, 2, &ack(4)).unwrap(), 4..5);
+        assert_eq!(settles(Speech::Mqtt, 2, &[0x40, 2, 0, 1, 0x40, 2, 0, 2]).unwrap(), 2..4);
+        assert_eq!(settles(Speech::Tidegate, 2, br#"{"type":"pause","reason":"log"}"#).unwrap(), 2..2);
+        assert!(settles(Speech::Tidegate, 2, br#"{"type":"refused","seq":1000003}"#).is_err());
+    }
+
+    #[test]
+    fn an_mqtt_publish_says_its_own_length() {
+        for bytes in [100, 150, 20_000] {
+            let mut out = Vec::new();
+            put_message(&mut out, Speech::Mqtt, FIRST_SEQ, &vec![b'x'; bytes]);
+            let found = frame::find(&out, 0).unwrap();
+            frame::unmask(&mut out[found.start..found.end], found.mask.unwrap());
+            let packet = &out[found.start..found.end];
+            let ends = packet[1..].iter().position(|byte| byte & 0x80 == 0).unwrap();
+            let says = packet[1..=ends + 1].iter().rev().fold(0, |sum, byte| sum * 128 + usize::from(byte & 0x7f));
+            assert_eq!(says, packet.len() - ends - 2);
         }
     }
 }

@@ -47,6 +47,9 @@ async fn watch_flow(node: Arc<Node>) {
         let pending = node.log.pending();
         metrics.publish_pending_messages.set(gauge(pending.messages));
         metrics.publish_pending_bytes.set(gauge(pending.bytes));
+        let failures = node.auth.as_ref().map_or(0, |auth| auth.refresh_failures());
+        // This task alone counts there.
+        metrics.jwks_refresh_failures.inc_by(failures.saturating_sub(metrics.jwks_refresh_failures.get()));
     }
 }
 

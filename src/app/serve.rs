@@ -69,6 +69,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let json = config.telemetry.log_format == LogFormat::Json;
     logs::init(&config.telemetry.log, json, metrics.log_lines_lost.clone())
         .map_err(|error| Failure::config(error.to_string()))?;
+    super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
     let node = tokio::select! {
         node = node(&config, metrics) => node?,

@@ -76,17 +76,18 @@ impl Default for IssuerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// As in [`IssuerConfig::jwks`]. Empty where `issuers` is used.
+    /// The JWKS: an `https://` or `http://` URL, the path of a file, or the set itself (a text that begins with `{`). Empty
+    /// where `issuers` is used.
     pub jwks: String,
-    /// As in [`IssuerConfig::issuer`].
+    /// `iss` of tokens, compared byte by byte.
     pub issuer: String,
-    /// As in [`IssuerConfig::audience`].
+    /// What `aud` of tokens must be or contain.
     pub audience: String,
-    /// As in [`IssuerConfig::algorithms`].
+    /// The signature algorithms that are taken.
     pub algorithms: Vec<TokenAlgorithm>,
-    /// As in [`IssuerConfig::tenants`].
+    /// The tenants tokens may name; empty: any.
     pub tenants: Vec<String>,
-    /// As in [`IssuerConfig::max_lifetime_h`].
+    /// The longest lifetime of a token, from `iat` (or from now where there is none) to `exp`, in hours.
     pub max_lifetime_h: u64,
     /// Several issuers, in place of the six keys above.
     pub issuers: Vec<IssuerConfig>,

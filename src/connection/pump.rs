@@ -469,6 +469,7 @@ impl<S> Drop for Pump<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::listener::Stream;
 
     /// What an idle device connection costs beside its future, on this machine's tokio: the future's task is the future
     /// and about 96 bytes of tokio's, rounded up to 128 (so 280 is where the next 128 would begin); its socket's
@@ -477,13 +478,13 @@ mod tests {
     #[test]
     fn the_future_of_a_connection_is_small() {
         let parts = [
-            ("stream", size_of::<tokio::net::TcpStream>()),
+            ("stream", size_of::<Stream>()),
             ("session", size_of::<Session>()),
             ("place", size_of::<Place>()),
             ("wire", size_of::<Wire>()),
             ("state", size_of::<State>()),
         ];
-        let whole = size_of::<Pump<tokio::net::TcpStream>>();
+        let whole = size_of::<Pump<Stream>>();
         println!("{whole} bytes: {parts:?}");
         assert!(whole <= 280, "{whole} bytes: {parts:?}");
     }

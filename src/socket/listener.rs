@@ -40,8 +40,8 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 pub enum Stream {
     /// TCP; something in front of the node terminates TLS.
     Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(TlsStream<TcpStream>),
+    /// TLS over TCP; apart, so that a connection's future is no larger for it.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -58,7 +58,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
         }
     }
 }
@@ -67,21 +67,21 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
         }
     }
 }
@@ -282,7 +282,7 @@ async fn open(
         early = behind;
     }
     match &settings.tls {
-        Some(tls) => Ok((Stream::Tls(tls::accept(tcp, tls.current(), early).await?), Vec::new())),
+        Some(tls) => Ok((Stream::Tls(Box::new(tls::accept(tcp, tls.current(), early).await?)), Vec::new())),
         None => Ok((Stream::Plain(tcp), early)),
     }
 }

@@ -102,7 +102,7 @@ struct Ends {
 /// write or flush, so a writer that has nothing more must flush.
 pub struct TlsStream<S> {
     io: S,
-    conn: Box<UnbufferedServerConnection>,
+    conn: UnbufferedServerConnection,
     held: Option<Box<Held>>,
     ends: Ends,
 }
@@ -122,7 +122,7 @@ pub async fn accept<S>(io: S, config: Arc<ServerConfig>, early: Vec<u8>) -> Resu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let conn = Box::new(UnbufferedServerConnection::new(config)?);
+    let conn = UnbufferedServerConnection::new(config)?;
     let mut stream = TlsStream { io, conn, held: None, ends: Ends::default() };
     stream.held().tail = early;
     let done = poll_fn(|cx| stream.poll_handshake(cx)).await;

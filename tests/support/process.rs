@@ -53,10 +53,28 @@ impl Process {
         super::wait_for(&what, timeout, || self.ended())
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends it at once, as a crash would; with all that it started, where it was given a process group of its own.
     pub fn kill(&mut self) {
+        if self.leads_a_group() {
+            self.signal_group();
+        }
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+
+    /// Not after its end was waited for: the number may be somebody else's by then.
+    fn leads_a_group(&mut self) -> bool {
+        if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return false;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // Behind the name, which may hold anything: state, parent, group.
+        let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
+        group == Some(self.pid().to_string().as_str())
+    }
+
+    fn signal_group(&self) {
+        drop(Command::new("kill").args(["-KILL", "--", &format!("-{}", self.pid())]).status());
     }
 
     /// Resident memory in KiB.

@@ -11,6 +11,7 @@ use rcgen::{CertifiedKey, KeyPair};
 use serde::Serialize;
 
 use super::BenchError;
+use crate::telemetry::device_id;
 
 /// The tokens' issuer.
 pub const ISSUER: &str = "tidegate-bench";
@@ -79,7 +80,7 @@ impl Identity {
     /// When signing fails, in words.
     pub fn token(&self, number: u64) -> Result<String, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
-        let sub = format!("bench-{number}");
+        let sub = device_id(number);
         let claims = Claims {
             iss: ISSUER,
             aud: AUDIENCE,

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::BenchError;
+
 /// How a figure is held against its target.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "bound")]
-pub enum Target {
+pub enum Rule {
     /// `value / baseline` is at most this.
     RatioAtMost(f64),
     /// `value / baseline` is at least this.
@@ -16,118 +18,210 @@ pub enum Target {
     None,
 }
 
+/// A figure in the making: our rounds and the baseline's.
+#[derive(Debug, Clone, Default)]
+pub struct Pair {
+    /// Ours.
+    pub ours: Vec<f64>,
+    /// The baseline's.
+    pub baseline: Vec<f64>,
+}
+
+/// Smallest, middle and largest of some rounds; NaN of none.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The smallest round.
+    pub minimum: f64,
+    /// The middle one, or the mean of the two in the middle.
+    pub median: f64,
+    /// The largest.
+    pub maximum: f64,
+}
+
 /// One figure.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// What it is.
     pub name: String,
-    /// What the baseline is.
-    pub against: String,
-    /// The figure's unit, and the baseline's.
-    pub unit: &'static str,
     /// Median of the rounds.
     pub value: f64,
-    /// Smallest round.
-    pub min: f64,
-    /// Largest round.
-    pub max: f64,
     /// Median of the baseline's rounds.
     pub baseline: f64,
-    /// Its smallest round.
-    pub baseline_min: f64,
-    /// Its largest round.
-    pub baseline_max: f64,
     /// `value / baseline`.
     pub ratio: f64,
     /// The bound alone, null where there is none.
     pub target: Option<f64>,
-    /// What the bound bounds.
-    pub rule: Target,
-    /// Whether it was met, null where there is none.
+    /// Whether it was met, null where there is no target.
     pub met: Option<bool>,
+    /// What the bound bounds.
+    pub rule: Rule,
+    /// What the baseline is.
+    pub against: String,
+    /// The figure's unit, and the baseline's.
+    pub unit: &'static str,
+    /// The rounds.
+    #[serde(flatten)]
+    pub spread: Spread,
+    /// The baseline's rounds.
+    pub baseline_spread: Spread,
+    /// What one has to know to read it.
+    pub note: String,
 }
 
-fn spread(samples: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let median = match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
-    };
-    (sorted.first().copied().unwrap_or(f64::NAN), median, sorted.last().copied().unwrap_or(f64::NAN))
+impl Spread {
+    /// Of these rounds.
+    pub fn of(rounds: &[f64]) -> Self {
+        let mut sorted = rounds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |place: usize| sorted.get(place).copied().unwrap_or(f64::NAN);
+        let last = sorted.len().saturating_sub(1);
+        Self { minimum: at(0), median: f64::midpoint(at(last / 2), at(last.div_ceil(2))), maximum: at(last) }
+    }
 }
 
 impl Row {
     /// A figure from its rounds and its baseline's.
-    pub fn new(name: &str, against: &str, unit: &'static str, ours: &[f64], baseline: &[f64], rule: Target) -> Self {
-        let (min, value, max) = spread(ours);
-        let (baseline_min, base, baseline_max) = spread(baseline);
-        let ratio = value / base;
+    pub fn new(name: &str, against: &str, unit: &'static str, pair: &Pair, rule: Rule) -> Self {
+        let (spread, baseline_spread) = (Spread::of(&pair.ours), Spread::of(&pair.baseline));
+        let (value, baseline) = (spread.median, baseline_spread.median);
+        let ratio = value / baseline;
         let (target, met) = match rule {
-            Target::RatioAtMost(bound) => (Some(bound), Some(ratio <= bound)),
-            Target::RatioAtLeast(bound) => (Some(bound), Some(ratio >= bound)),
-            Target::OverAtMost(bound) => (Some(bound), Some(value - base <= bound)),
-            Target::None => (None, None),
+            Rule::RatioAtMost(bound) => (Some(bound), Some(ratio <= bound)),
+            Rule::RatioAtLeast(bound) => (Some(bound), Some(ratio >= bound)),
+            Rule::OverAtMost(bound) => (Some(bound), Some(value - baseline <= bound)),
+            Rule::None => (None, None),
         };
         Self {
             name: name.to_owned(),
-            against: against.to_owned(),
-            unit,
             value,
-            min,
-            max,
-            baseline: base,
-            baseline_min,
-            baseline_max,
+            baseline,
             ratio,
             target,
-            rule,
             met,
+            rule,
+            against: against.to_owned(),
+            unit,
+            spread,
+            baseline_spread,
+            note: String::new(),
         }
+    }
+
+    /// With something one has to know to read it.
+    pub fn noted(self, note: String) -> Self {
+        Self { note, ..self }
     }
 
     /// The row as one line of the table.
     pub fn line(&self) -> String {
         let target = match self.rule {
-            Target::RatioAtMost(bound) => format!("<= {bound}"),
-            Target::RatioAtLeast(bound) => format!(">= {bound}"),
-            Target::OverAtMost(bound) => format!("<= +{bound}"),
-            Target::None => "-".to_owned(),
+            Rule::RatioAtMost(bound) => format!("<= {bound}"),
+            Rule::RatioAtLeast(bound) => format!(">= {bound}"),
+            Rule::OverAtMost(bound) => format!("<= +{bound}"),
+            Rule::None => "-".to_owned(),
         };
         let met = match self.met {
             Some(true) => "met",
             Some(false) => "MISSED",
             None => "",
         };
-        let ours = format!("{:.2} / {:.2} / {:.2}", self.min, self.value, self.max);
-        let base = format!("{:.2} / {:.2} / {:.2}", self.baseline_min, self.baseline, self.baseline_max);
+        let (ours, base) = (self.spread.text(), self.baseline_spread.text());
         format!(
-            "{:<34} {:<22} {:<10} {ours:>32} {base:>32} {:>8.3} {target:>8} {met}",
+            "{:<32} {:<22} {:<12} {ours:>29} {base:>29} {:>7.3} {target:>7} {met:<6}",
             self.name, self.against, self.unit, self.ratio
         )
     }
 }
 
-/// The table's heading.
-pub fn heading() -> String {
-    format!(
-        "{:<34} {:<22} {:<10} {:>32} {:>32} {:>8} {:>8}",
-        "figure", "against", "unit", "ours min / median / max", "baseline min / median / max", "ratio", "target"
-    )
+impl Spread {
+    fn text(&self) -> String {
+        let number = |value: f64| if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+        [self.minimum, self.median, self.maximum].map(number).join(" / ")
+    }
+}
+
+/// What a run found, and what it could not find.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The figures.
+    pub rows: Vec<Row>,
+    /// Why others are missing.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// Takes what a part found, or why it found nothing.
+    pub fn add(&mut self, part: &str, found: Result<Vec<Row>, BenchError>) {
+        match found {
+            Ok(rows) => self.rows.extend(rows),
+            Err(error) => self.failures.push(format!("{part}: {error}")),
+        }
+    }
+}
+
+/// The table: a heading, a line each, the notes, and which targets were missed.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<32} {:<22} {:<12} {:>29} {:>29} {:>7} {:>7}\n",
+        "figure", "against", "unit", "min / median / max", "the baseline's", "ratio", "target"
+    );
+    for row in rows {
+        text += row.line().trim_end();
+        text.push('\n');
+    }
+    let noted: Vec<&Row> = rows.iter().filter(|row| !row.note.is_empty()).collect();
+    if !noted.is_empty() {
+        text.push('\n');
+    }
+    for row in noted {
+        text += &format!("{}: {}\n", row.name, row.note);
+    }
+    let missed: Vec<&str> = rows.iter().filter(|row| row.met == Some(false)).map(|row| row.name.as_str()).collect();
+    text += &format!("\ntargets missed: {}\n", if missed.is_empty() { "none".to_owned() } else { missed.join(", ") });
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn row(ours: &[f64], baseline: &[f64], rule: Rule) -> Row {
+        Row::new("a", "b", "µs", &Pair { ours: ours.to_vec(), baseline: baseline.to_vec() }, rule)
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_of_rounds_lies_between_the_two_in_the_middle() {
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { minimum: 1.0, median: 2.0, maximum: 3.0 });
+        assert_eq!(Spread::of(&[8.0, 1.0, 2.0, 4.0]), Spread { minimum: 1.0, median: 3.0, maximum: 8.0 });
+        assert_eq!(Spread::of(&[5.0]), Spread { minimum: 5.0, median: 5.0, maximum: 5.0 });
+        assert!(Spread::of(&[]).median.is_nan());
+    }
 
     #[test]
     fn a_row_takes_medians_and_judges_by_its_rule() {
-        let row = Row::new("a", "b", "µs", &[3.0, 1.0, 2.0], &[4.0, 8.0], Target::RatioAtMost(0.3));
-        assert_eq!((row.min, row.value, row.max, row.baseline), (1.0, 2.0, 3.0, 6.0));
-        assert_eq!(row.met, Some(false));
-        assert_eq!(Row::new("a", "b", "ms", &[2.0], &[1.0], Target::OverAtMost(1.0)).met, Some(true));
-        assert_eq!(Row::new("a", "b", "1/s", &[2.0], &[4.0], Target::RatioAtLeast(0.55)).met, Some(false));
+        let found = row(&[3.0, 1.0, 2.0], &[4.0, 8.0], Rule::RatioAtMost(0.3));
+        assert_eq!((found.value, found.baseline, found.met), (2.0, 6.0, Some(false)));
+        assert_eq!(row(&[2.0], &[1.0], Rule::OverAtMost(1.0)).met, Some(true));
+        assert_eq!(row(&[2.0], &[0.9], Rule::OverAtMost(1.0)).met, Some(false));
+        assert_eq!(row(&[2.0], &[4.0], Rule::RatioAtLeast(0.55)).met, Some(false));
+        assert_eq!(row(&[2.0], &[4.0], Rule::RatioAtLeast(0.5)).met, Some(true));
+        assert_eq!(row(&[2.0], &[4.0], Rule::None).met, None);
+    }
+
+    #[test]
+    fn a_figure_that_could_not_be_taken_never_meets_its_target() {
+        assert_eq!(row(&[], &[1.0], Rule::RatioAtMost(0.3)).met, Some(false));
+        assert_eq!(row(&[1.0], &[], Rule::RatioAtLeast(0.3)).met, Some(false));
+    }
+
+    #[test]
+    fn the_summary_has_the_names_that_others_read() {
+        let json = serde_json::to_value(row(&[1.0, 2.0, 3.0], &[4.0], Rule::RatioAtMost(0.6))).unwrap();
+        let wanted = serde_json::json!({"name": "a", "value": 2.0, "baseline": 4.0, "ratio": 0.5, "target": 0.6,
+            "met": true, "minimum": 1.0, "median": 2.0, "maximum": 3.0});
+        for (key, value) in wanted.as_object().unwrap() {
+            assert_eq!(&json[key], value, "{key}");
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! Servers as child processes: started pinned to a core, waited for, measured through `/proc`, ended when dropped.
+//! Servers as child processes: started pinned to a core, waited for, measured from outside, ended when dropped.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::BenchError;
 
+/// What is measured runs here and nothing else does.
+pub const SERVER_CORE: &str = "0";
 const START_TIMEOUT: Duration = Duration::from_secs(40);
+/// `/proc` counts in hundredths of a second.
+const TICK_US: f64 = 10_000.0;
 
 /// A running server.
 pub struct Server {
@@ -33,15 +38,15 @@ pub fn free_address() -> Result<SocketAddr, BenchError> {
 }
 
 impl Server {
-    /// Starts `program` on `cores` (as `taskset -c` takes them), its output in `log`.
+    /// Starts `program` on the server's core, its output in `log`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(cores: &str, program: &Path, arguments: &[String], log: &Path) -> Result<Self, BenchError> {
+    pub fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self, BenchError> {
         let output = File::create(log).map_err(BenchError::io(format!("creating {}", log.display())))?;
         let errors = output.try_clone().map_err(BenchError::io("sharing the log file"))?;
         let child = Command::new("taskset")
-            .args(["-c", cores])
+            .args(["-c", SERVER_CORE])
             .arg(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -60,16 +65,17 @@ impl Server {
         self.wait_until(|| TcpStream::connect(address).is_ok())
     }
 
-    /// Waits until `ready` says so.
+    /// Waits until `/readyz` on the internal port says 200.
     ///
     /// # Errors
     /// When the server ends first or takes longer than 40 s; the text names its log.
-    pub fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<(), BenchError> {
+    pub fn wait_ready(&mut self, internal: SocketAddr) -> Result<(), BenchError> {
+        self.wait_until(|| is_ready(internal))
+    }
+
+    fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<(), BenchError> {
         let begin = Instant::now();
-        loop {
-            if ready() {
-                return Ok(());
-            }
+        while !ready() {
             let ended = self.child.try_wait().map_err(BenchError::io("looking after a server"))?;
             if ended.is_some() || begin.elapsed() > START_TIMEOUT {
                 let text = fs::read_to_string(&self.log).unwrap_or_default();
@@ -79,43 +85,161 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
     }
 
-    /// Resident memory, KiB.
+    /// Resident memory, KiB, counted page by page (`VmRSS` lags behind).
     ///
     /// # Errors
     /// When the process is gone.
     pub fn rss_kib(&self) -> Result<f64, BenchError> {
-        let text = self.proc("status")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = fs::read_to_string(&path).map_err(BenchError::io(path))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
         kib.ok_or_else(|| BenchError::failed("a server ended while its memory was read"))
     }
 
-    /// CPU time of all its threads, µs. From the scheduler's own nanoseconds where the kernel tells them.
-    ///
-    /// # Errors
-    /// When the process is gone.
-    pub fn cpu_us(&self) -> Result<f64, BenchError> {
-        let tasks = format!("/proc/{}/task", self.child.id());
+    fn cpu(&self) -> Result<Cpu, BenchError> {
+        Cpu::of(&self.child.id().to_string())
+    }
+}
+
+fn is_ready(internal: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(internal) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let mut answer = [0; 12];
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && answer.ends_with(b"200")
+}
+
+/// CPU time of a process.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    /// User and system time of all its threads, those that have ended too, in steps of 10 ms.
+    process_us: f64,
+    /// The scheduler's nanoseconds of the threads that live: exact, where none has ended.
+    threads_us: f64,
+}
+
+impl Cpu {
+    fn of(pid: &str) -> Result<Self, BenchError> {
+        let path = format!("/proc/{pid}/stat");
+        let text = fs::read_to_string(&path).map_err(BenchError::io(path))?;
+        let fields = text.rsplit(')').next().unwrap_or_default();
+        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
+        let tasks = format!("/proc/{pid}/task");
         let mut nanoseconds = 0.0;
-        for task in fs::read_dir(&tasks).map_err(BenchError::io("reading a server's threads"))?.flatten() {
+        for task in fs::read_dir(&tasks).map_err(BenchError::io(tasks))?.flatten() {
             let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
             nanoseconds += text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
         }
-        if nanoseconds > 0.0 { Ok(nanoseconds / 1000.0) } else { self.cpu_ticks_us() }
+        Ok(Self { process_us: ticks.sum::<f64>() * TICK_US, threads_us: nanoseconds / 1000.0 })
     }
 
-    fn cpu_ticks_us(&self) -> Result<f64, BenchError> {
-        const TICK_US: f64 = 10_000.0;
-        let text = self.proc("stat")?;
-        let fields = text.rsplit(')').next().unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
-        Ok(ticks.sum::<f64>() * TICK_US)
+    /// µs since `before`: by the threads, unless the process says more than its steps explain.
+    fn since(self, before: Self) -> f64 {
+        let (process, threads) = (self.process_us - before.process_us, self.threads_us - before.threads_us);
+        if (process - threads).abs() > 3.0 * TICK_US { process } else { threads }
+    }
+}
+
+/// What a span of time used.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// µs of CPU of the server.
+    pub server_us: f64,
+    /// How much of its core the server used, 0 to 1.
+    pub server: f64,
+    /// How much of a core the generator used.
+    pub generator: f64,
+    /// How busy the machine was beside the server, per core that is left for generator and broker.
+    pub others: f64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// A span that began.
+pub struct Span<'a> {
+    server: &'a Server,
+    server_cpu: Cpu,
+    generator_cpu: Cpu,
+    machine: [f64; 2],
+    begin: Instant,
+}
+
+impl<'a> Span<'a> {
+    /// Begins a span.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub fn begin(server: &'a Server) -> Result<Self, BenchError> {
+        let (machine, generator_cpu) = (machine_seconds(), Cpu::of("self")?);
+        Ok(Self { server, server_cpu: server.cpu()?, generator_cpu, machine, begin: Instant::now() })
     }
 
-    fn proc(&self, file: &str) -> Result<String, BenchError> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        fs::read_to_string(&path).map_err(BenchError::io(path))
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub fn end(self) -> Result<Usage, BenchError> {
+        let server_us = self.server.cpu()?.since(self.server_cpu);
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let [busy, all] = machine_seconds();
+        let (busy, all) = (busy - self.machine[0], all - self.machine[1]);
+        let cores = (all / seconds).round().max(2.0);
+        Ok(Usage {
+            server_us,
+            server: server_us / 1e6 / seconds,
+            generator: Cpu::of("self")?.since(self.generator_cpu) / 1e6 / seconds,
+            others: ((busy - server_us / 1e6) / seconds / (cores - 1.0)).clamp(0.0, 1.0),
+            seconds,
+        })
+    }
+}
+
+/// Seconds that all cores together were busy, and that passed on them, since the machine started.
+fn machine_seconds() -> [f64; 2] {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<f64> = text.split_whitespace().skip(1).take(8).filter_map(|word| word.parse().ok()).collect();
+    let all: f64 = fields.iter().sum();
+    let idle: f64 = fields.iter().skip(3).take(2).sum();
+    [(all - idle) * TICK_US / 1e6, all * TICK_US / 1e6]
+}
+
+/// How busy the machine is while nothing is measured, 0 to 1, looked at for a second.
+pub fn background_load() -> f64 {
+    let [busy, all] = machine_seconds();
+    std::thread::sleep(Duration::from_secs(1));
+    let [busy_after, all_after] = machine_seconds();
+    (busy_after - busy) / (all_after - all).max(0.01)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn threads_tell_the_cpu_exactly_unless_one_has_ended() {
+        let at = |process_us, threads_us| Cpu { process_us, threads_us };
+        assert_eq!(at(520_000.0, 514_321.0).since(at(10_000.0, 4_321.0)), 510_000.0);
+        assert_eq!(at(1_520_000.0, 514_321.0).since(at(10_000.0, 4_321.0)), 1_510_000.0);
+    }
+
+    #[test]
+    fn the_cpu_of_a_process_holds_that_of_threads_that_ended() {
+        let before = Cpu::of("self").unwrap();
+        std::thread::spawn(|| {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(200) {
+                std::hint::spin_loop();
+            }
+        })
+        .join()
+        .unwrap();
+        // How much it got of its core is the machine's matter.
+        assert!(Cpu::of("self").unwrap().since(before) > 0.0);
     }
 }

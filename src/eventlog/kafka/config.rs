@@ -212,6 +212,9 @@ impl KafkaConfig {
         if self.security().is_sasl() && (self.username.is_empty() || self.password.is_empty()) {
             add("kafka.username", "and kafka.password are both needed with SASL");
         }
+        if self.sasl_mechanism == Some(SaslMechanism::OauthBearer) {
+            add("kafka.sasl_mechanism", "OAUTHBEARER cannot be used yet: PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 can");
+        }
         if self.cert.is_empty() != self.key.is_empty() {
             add("kafka.cert", "and kafka.key go together: give both or none");
         }
