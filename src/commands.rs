@@ -224,7 +224,11 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// The device's words as they are kept.
     pub fn kept_message(&self) -> Option<&'a str> {
-        self.message.map(|text| text.get(..text.floor_char_boundary(MAX_MESSAGE_BYTES)).unwrap_or_default())
+        self.message.map(|text| {
+            let fits = |end: &usize| text.is_char_boundary(*end);
+            let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev().find(fits).unwrap_or_default();
+            text.get(..end).unwrap_or_default()
+        })
     }
 }
 

@@ -89,10 +89,6 @@ impl NodeState {
             Self::Gone => "gone",
         }
     }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Starting, Self::Ready, Self::Draining, Self::Dead, Self::Gone].into_iter().find(|s| s.as_str() == text)
-    }
 }
 
 /// What a node says of itself with each renewal.
@@ -108,27 +104,6 @@ pub struct Profile {
     pub version: String,
     /// Whether its last probe of Kafka came back.
     pub sees_kafka: bool,
-}
-
-impl Profile {
-    /// `node,incarnation,address,state,version,sees-kafka`.
-    fn encode(&self) -> String {
-        let plain = |text: &str| text.replace([',', '\n'], "_");
-        let (state, kafka) = (self.state.as_str(), u8::from(self.sees_kafka));
-        format!("{},{},{state},{},{kafka}", self.life, plain(&self.address), plain(&self.version))
-    }
-
-    /// What later versions append is passed over.
-    fn decode(text: &str) -> Option<Self> {
-        let mut parts = text.split(',');
-        let mut next = || parts.next();
-        let node = NodeName::new(next()?).ok()?;
-        let life = NodeLife { node, incarnation: Incarnation::parse(next()?)? };
-        let address = next()?.to_owned();
-        let state = NodeState::parse(next()?)?;
-        let version = next()?.to_owned();
-        Some(Self { life, address, state, version, sees_kafka: next()? == "1" })
-    }
 }
 
 /// A node as the others see it.
@@ -415,18 +390,6 @@ mod tests {
     fn profile(node: &str, state: NodeState) -> Profile {
         let life = NodeLife::begin(NodeName::new(node).unwrap());
         Profile { life, address: "[::1]:7443".into(), state, version: "0.1.0+x,y".into(), sees_kafka: true }
-    }
-
-    #[test]
-    fn a_profile_is_read_as_it_is_written_and_what_comes_behind_is_passed_over() {
-        let mut profile = profile("gw-1", NodeState::Draining);
-        let text = profile.encode();
-        profile.version = "0.1.0+x_y".into();
-        assert_eq!(Profile::decode(&text), Some(profile.clone()));
-        assert_eq!(Profile::decode(&format!("{text},more,things")), Some(profile));
-        for wrong in ["", "gw-1", "gw-1,12,a,ready,v,1", "gw 1,,a,ready,v,1"] {
-            assert_eq!(Profile::decode(wrong), None, "{wrong}");
-        }
     }
 
     #[test]

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bench::Bench;
 use support::redis::{Cluster, Redis};
 use tidegate::commands::redis::RedisCommands;
-use tidegate::commands::{CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
+use tidegate::commands::{Answered, CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
+use tidegate::protocol::message::CommandStatus;
 
 type Case = for<'a> fn(&'a Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -65,6 +66,9 @@ const CASES: &[(&str, Case)] = cases![
     due::what_nobody_fetched_expires_unsent,
     due::what_was_sent_expires_with_its_outcome_unknown,
     due::an_ended_command_is_published_until_that_is_settled,
+    due::an_end_out_of_nowhere_is_published_soon,
+    due::a_repeat_puts_no_deadline_off,
+    due::what_expired_leaves_its_place_in_the_queue,
     due::a_waiting_command_rings_every_half_minute_while_its_device_is_held,
     due::a_command_for_an_absent_device_waits_for_its_deadline,
     due::an_entry_without_a_command_goes_after_ten_minutes,
@@ -159,6 +163,35 @@ async fn what_redis_lost_is_not_found_and_the_key_makes_the_same_id() {
     server.cli(&["FLUSHALL"]);
     assert_eq!(bench.commands().get(&lamp, id).await, Err(CommandError::NotFound));
     assert_eq!(bench.mark(&lamp, id, 1).await, Sending::Gone);
+}
+
+/// F17: what is new finds no room, what there is goes on to its end and gives the room back.
+#[tokio::test]
+async fn a_full_redis_takes_no_command_and_ends_those_it_has() {
+    let server = Redis::start();
+    let (bench, lamp) = (bench::redis("redis", &server.url()).await, bench::device("lamp"));
+    bench.empty().await;
+    bench.hold(&lamp, "n1", 1).await;
+    let mut ids = Vec::new();
+    for key in ["answered", "canceled", "expired"] {
+        ids.push(bench.accept(&Submission { ttl_ms: 20_000, ..bench::order(&lamp, key) }).await);
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = bench.submit(&bench::order(&lamp, "new")).await;
+    assert!(matches!(refused, Err(CommandError::Unavailable(_))), "{refused:?}");
+    bench.write(&lamp, ids[0], 1).await;
+    let answered = bench.answer(&lamp, ids[0], CommandStatus::Succeeded).await;
+    assert!(matches!(answered, Answered::Changed(_)), "{answered:?}");
+    bench.commands().cancel(&lamp, ids[1]).await.unwrap();
+    bench.pass(20_000);
+    assert_eq!(bench.sweep().await.len(), 3);
+    for id in ids {
+        let version = bench.get(&lamp, id).await.life.version;
+        bench.commands().settle_published(&lamp, id, version).await.unwrap();
+    }
+    assert_eq!(bench.due_entries().await, 0);
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    bench.accept(&bench::order(&lamp, "new")).await;
 }
 
 /// F13: a directory that hangs costs nobody more than 600 ms and a little.

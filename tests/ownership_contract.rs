@@ -16,8 +16,9 @@ mod twins;
 use std::time::Duration;
 
 use support::redis::{Cluster, Redis, Sentinels};
-use tidegate::ownership::{Fence, Reasserted};
+use tidegate::ownership::{Fence, OwnershipError, Reasserted};
 use tidegate::store::{Mode, RedisConfig};
+use tidegate::telemetry::metrics::{OwnershipOp, OwnershipOutcome};
 use twins::{Device, MemoryTwin, RedisTwin, Twin, held};
 
 fn config(urls: Vec<String>) -> RedisConfig {
@@ -32,7 +33,18 @@ async fn the_memory_twin_keeps_the_contract() {
 #[tokio::test]
 async fn one_redis_keeps_the_contract() {
     let redis = Redis::start();
-    suite::run(&RedisTwin::open(&config(vec![redis.url()])).await).await;
+    let twin = RedisTwin::open(&config(vec![redis.url()])).await;
+    suite::run(&twin).await;
+    let count = |op, outcome| twin.metrics.ownership_operations.of(op, outcome).get();
+    assert!(count(OwnershipOp::Claim, OwnershipOutcome::Ok) > 100);
+    assert!(count(OwnershipOp::Claim, OwnershipOutcome::Denied) > 0, "takeovers");
+    assert!(count(OwnershipOp::Renew, OwnershipOutcome::Denied) > 0, "a buried node");
+    assert!(twin.metrics.ownership_lost.get() > 0, "rows written again");
+    redis.signal("STOP");
+    let lost = Device::new("d").claim(&twin, &twin.life("gw-a")).await;
+    redis.signal("CONT");
+    assert!(matches!(lost, Err(OwnershipError::Unknown(_))), "{lost:?}");
+    assert_eq!(count(OwnershipOp::Claim, OwnershipOutcome::Unknown), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

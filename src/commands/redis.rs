@@ -1,4 +1,5 @@
-//! Commands in Redis: each step is one script beside the device's row, on Redis' own time.
+//! Commands in Redis: each step is one script beside the device's row, on Redis' own time. In a cluster the clocks of the
+//! primaries must agree within [`ACCEPT_MS`]; where they do not, commands are refused as unavailable.
 
 mod read;
 
@@ -18,17 +19,28 @@ macro_rules! script {
     };
 }
 
+/// The same where it moves a command towards its end: that must go on when Redis is at `maxmemory`, since only ended
+/// commands ever give memory back.
+macro_rules! ending_script {
+    ($name:literal) => {
+        Script::new(
+            $name,
+            concat!("#!lua flags=allow-oom\n", include_str!("common.lua"), include_str!(concat!($name, ".lua"))),
+        )
+    };
+}
+
 static SUBMIT: Script = script!("submit");
 static PENDING: Script = script!("pending");
-static MARK_SENT: Script = script!("mark_sent");
-static ANSWER: Script = script!("answer");
-static CANCEL: Script = script!("cancel");
-static LOOK: Script = script!("look");
-static SETTLE: Script = script!("settle");
+static MARK_SENT: Script = ending_script!("mark_sent");
+static ANSWER: Script = ending_script!("answer");
+static CANCEL: Script = ending_script!("cancel");
+static LOOK: Script = ending_script!("look");
+static SETTLE: Script = ending_script!("settle");
 static DUE_ADD: Script = script!("due_add");
 static DUE_TAKE: Script = script!("due_take");
 static GET: Script = Script::new("get", include_str!("get.lua"));
-static DUE_MOVE: Script = Script::new("due_move", include_str!("due_move.lua"));
+static DUE_MOVE: Script = Script::new("due_move", concat!("#!lua flags=allow-oom\n", include_str!("due_move.lua")));
 
 /// What a script gives that is of no known shape.
 const STRANGE: StoreError = StoreError::Malformed("something no script of the commands gives");

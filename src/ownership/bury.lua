@@ -13,11 +13,12 @@ local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #members, 2 do
   local text, ends = members[i], tonumber(members[i + 1])
   if string.sub(text, 1, #ARGV[1]) == ARGV[1] then
-    if ends + tonumber(ARGV[3]) > now_ms then
-      return 0
-    end
     local head, state, tail = string.match(text, '^([^,]*,[^,]*,[^,]*,)([^,]*)(,.*)$')
     if not head then
+      return 0
+    end
+    local buried = state == 'dead' or state == 'gone'
+    if not buried and ends + tonumber(ARGV[3]) > now_ms then
       return 0
     end
     if state ~= ARGV[2] and state ~= 'gone' then

@@ -229,7 +229,8 @@ impl MemoryOwnership {
         let now_ms = self.now_ms();
         let mut state = self.lock();
         let Some(member) = state.members.get_mut(dead) else { return false };
-        if member.expires_ms + SETTLE_AFTER_MS > now_ms {
+        let buried = matches!(member.profile.state, NodeState::Dead | NodeState::Gone);
+        if !buried && member.expires_ms + SETTLE_AFTER_MS > now_ms {
             return false;
         }
         if done {

@@ -1,5 +1,6 @@
 //! The directory on Redis. The scripts beside this file are the protocol; here is what goes in and comes out.
 
+mod member;
 mod read;
 mod turns;
 
@@ -65,7 +66,7 @@ impl RedisOwnership {
 
     /// Runs `renew.lua`; without a profile it only reads.
     async fn members(&self, me: Option<&Profile>, highest: Epoch) -> Result<Renewed, OwnershipError> {
-        let member = me.map(Profile::encode).unwrap_or_default();
+        let member = me.map(member::encode).unwrap_or_default();
         let prefix = me.map(|me| format!("{},", me.life)).unwrap_or_default();
         let (nodes, epoch) = (keys::cluster("nodes"), keys::cluster("epoch"));
         let args: [Arg<'_>; 6] = [

@@ -8,7 +8,7 @@ use tidegate::protocol::message::CommandStatus;
 use super::bench::{self, Bench, device, order};
 use super::support::redis::Redis;
 
-const HISTORIES: u64 = 150;
+const HISTORIES: u64 = 80;
 const STEPS: usize = 80;
 
 /// One thing that happens; drawn once and done to both.

@@ -78,6 +78,48 @@ pub async fn an_ended_command_is_published_until_that_is_settled(bench: &Bench) 
     assert_eq!(bench.due_entries().await, 0);
 }
 
+/// The entry waits for a distant deadline, and the command ends without a frame before.
+pub async fn an_end_out_of_nowhere_is_published_soon(bench: &Bench) {
+    let lamp = device("lamp");
+    bench.hold(&lamp, "n1", 1).await;
+    let (answered, canceled) = (bench.accept(&order(&lamp, "a")).await, bench.accept(&order(&lamp, "b")).await);
+    bench.write(&lamp, answered, 1).await;
+    bench.let_go(&lamp).await;
+    bench.pass(RING_MS);
+    assert!(bench.sweep().await.is_empty());
+    bench.pass(10 * MINUTE);
+    bench.answer(&lamp, answered, Succeeded).await;
+    bench.commands().cancel(&lamp, canceled).await.unwrap();
+    bench.pass(RING_MS);
+    let (mut published, _) = kinds(&bench.sweep().await);
+    published.sort();
+    let mut both = vec![answered, canceled];
+    both.sort();
+    assert_eq!(published, both);
+}
+
+pub async fn a_repeat_puts_no_deadline_off(bench: &Bench) {
+    let lamp = device("lamp");
+    let asked = Submission { ttl_ms: 30_000, ..order(&lamp, "k") };
+    let id = bench.accept(&asked).await;
+    for _ in 0..10 {
+        bench.pass(3_000);
+        assert!(!bench.submit(&asked).await.unwrap().new);
+    }
+    assert_eq!(kinds(&bench.sweep().await), (vec![id], vec![]));
+}
+
+pub async fn what_expired_leaves_its_place_in_the_queue(bench: &Bench) {
+    let lamp = device("lamp");
+    for n in 0..MAX_QUEUED {
+        bench.accept(&Submission { ttl_ms: 10_000, ..order(&lamp, &n.to_string()) }).await;
+    }
+    bench.pass(10_000);
+    assert_eq!(bench.submit(&order(&lamp, "new")).await, Err(CommandError::QueueFull));
+    assert_eq!(bench.sweep().await.len(), MAX_QUEUED);
+    bench.accept(&order(&lamp, "new")).await;
+}
+
 /// C11.
 pub async fn a_waiting_command_rings_every_half_minute_while_its_device_is_held(bench: &Bench) {
     let lamp = device("lamp");

@@ -143,6 +143,7 @@ impl Twin for MemoryTwin {
 pub(crate) struct RedisTwin {
     pub(crate) store: Arc<Store>,
     ownership: Arc<RedisOwnership>,
+    pub(crate) metrics: Metrics,
     saved: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
@@ -166,8 +167,9 @@ return 1";
 impl RedisTwin {
     pub(crate) async fn open(config: &RedisConfig) -> Self {
         let store = Arc::new(Store::connect(config, Duration::from_secs(20)).await.unwrap());
-        let ownership = Arc::new(RedisOwnership::new(Arc::clone(&store), Metrics::new().unwrap()));
-        Self { store, ownership, saved: Mutex::default() }
+        let metrics = Metrics::new().unwrap();
+        let ownership = Arc::new(RedisOwnership::new(Arc::clone(&store), metrics.clone()));
+        Self { store, ownership, metrics, saved: Mutex::default() }
     }
 
     async fn keys_of(&self, primary: &Primary) -> Vec<Vec<u8>> {

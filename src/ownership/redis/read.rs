@@ -1,9 +1,8 @@
 //! What the scripts answer, read.
 
+use super::member;
 use crate::id::{Boot, DeviceKey, Epoch, Incarnation, NodeName, SessionId};
-use crate::ownership::{
-    Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Profile, Reasserted, Renewed, Row, View,
-};
+use crate::ownership::{Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Reasserted, Renewed, Row, View};
 use crate::store::{StoreError, Value};
 
 fn wrong(what: &'static str) -> StoreError {
@@ -75,7 +74,7 @@ pub(super) fn renewed(answer: Value) -> Result<Renewed, OwnershipError> {
     let mut texts = next().list()?.into_iter();
     while let (Some(text), Some(ends)) = (texts.next(), texts.next()) {
         // One that cannot be read is of a version to come.
-        if let Some(profile) = Profile::decode(&text.text()?) {
+        if let Some(profile) = member::decode(&text.text()?) {
             members.push(Member { profile, expires_ms: ends.unsigned()? });
         }
     }
