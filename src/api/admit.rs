@@ -133,7 +133,13 @@ async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Box<T
     }
 }
 
-fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish, kind: PeerKind, tenure: Option<Tenure>) -> Entry {
+fn entry(
+    key: DeviceKey,
+    verified: Option<Verified>,
+    wish: &Wish,
+    kind: PeerKind,
+    tenure: Option<Box<Tenure>>,
+) -> Entry {
     Entry {
         kind,
         key,
