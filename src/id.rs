@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+
 /// Longest tenant, device or application id, in bytes (`^[A-Za-z0-9._-]{1,128}$`).
 pub const MAX_ID_BYTES: usize = 128;
 /// Longest `boot`, in bytes (`^[A-Za-z0-9_-]{1,64}$`).
@@ -17,9 +19,15 @@ pub enum IdError {
     /// A tenant, device or application id does not match `^[A-Za-z0-9._-]{1,128}$`.
     #[error("an id is 1 to 128 of A-Z a-z 0-9 . _ -")]
     Id,
+    /// A node's name does not match `^[A-Za-z0-9._-]{1,128}$`.
+    #[error("a node's name is 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Node,
     /// A boot does not match `^[A-Za-z0-9_-]{1,64}$`.
     #[error("a boot is 1 to 64 of A-Z a-z 0-9 _ -")]
     Boot,
+    /// A command id does not match `^[0-9a-f]{32}$`.
+    #[error("a command id is 32 hex digits in lower case")]
+    Command,
 }
 
 /// Whether `text` is a well-formed tenant, device or application id.
@@ -128,6 +136,11 @@ impl SessionId {
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
+
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() == 16 { u64::from_str_radix(text, 16).ok().map(Self) } else { None }
+    }
 }
 
 impl fmt::Display for SessionId {
@@ -146,14 +159,136 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// One command: 128 bits that follow from whom it is for, who sent it and under which key, so that a caller who repeats
+/// it meets the same command, even after the directory was lost. Printed as 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId([u8; 16]);
+
+impl CommandId {
+    /// The first 128 bits of SHA-256 over tenant, device, application and `key`, with a NUL behind each but the last.
+    pub fn of(device: &DeviceKey, application: &str, key: &str) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for part in [device.tenant(), device.device(), application] {
+            hash.update(part.as_bytes());
+            hash.update(b"\0");
+        }
+        hash.update(key.as_bytes());
+        let mut bits = [0; 16];
+        bits.iter_mut().zip(hash.finish().as_ref()).for_each(|(bit, byte)| *bit = *byte);
+        Self(bits)
+    }
+
+    /// The id that is printed as `text`.
+    ///
+    /// # Errors
+    /// [`IdError::Command`] when it is not 32 hex digits in lower case.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let fits = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let bits = if fits { u128::from_str_radix(text, 16).ok() } else { None };
+        bits.map(|bits| Self(bits.to_be_bytes())).ok_or(IdError::Command)
+    }
+
+    /// Its bits. They are evenly spread: a shard may be a part of them.
+    pub const fn bits(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
+}
+
+impl fmt::Display for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.bits())
+    }
+}
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A node's own name, the same across its restarts.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`IdError::Node`] when it does not match `^[A-Za-z0-9._-]{1,128}$`.
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        if is_id(text) { Ok(Self(text.into())) } else { Err(IdError::Node) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One life of a node: 128 random bits drawn when it starts, and again when the others declared it dead; 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Incarnation(u128);
+
+impl Incarnation {
+    /// Draws a new one from the system's source of random bits.
+    pub fn draw() -> Self {
+        let mut bits = [0; 16];
+        match aws_lc_rs::rand::fill(&mut bits) {
+            Ok(()) => Self(u128::from_le_bytes(bits)),
+            Err(_) => Self(fastrand::u128(..)),
+        }
+    }
+
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() == 32 { u128::from_str_radix(text, 16).ok().map(Self) } else { None }
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn a_command_id_follows_from_its_four_parts() {
+        let device = DeviceKey::new("acme", "sensor-001").unwrap();
+        let id = CommandId::of(&device, "console", "k1");
+        // printf 'acme\0sensor-001\0console\0k1' | sha256sum | head -c 32
+        assert_eq!(id.to_string(), "6569b1128f2de97997906fcaf49c3cf0");
+        assert_eq!(CommandId::parse(&id.to_string()), Ok(id));
+        let other = DeviceKey::new("acme", "sensor-00").unwrap();
+        assert_ne!(CommandId::of(&other, "1console", "k1"), id);
+        for bad in ["", "0", &id.to_string().to_uppercase(), &format!("{id}0"), &"+".repeat(32)] {
+            assert_eq!(CommandId::parse(bad), Err(IdError::Command), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn a_key_is_its_parts() {
         let key = DeviceKey::new("acme", "sensor-001").unwrap();
         assert_eq!((key.tenant(), key.device(), key.as_str()), ("acme", "sensor-001", "acme/sensor-001"));
+    }
+
+    #[test]
+    fn drawn_names_are_read_as_they_are_printed() {
+        let (life, session) = (Incarnation::draw(), SessionId::from_bits(0xff));
+        assert_eq!(Incarnation::parse(&life.to_string()), Some(life));
+        assert_eq!(SessionId::parse(&session.to_string()), Some(session));
+        assert_ne!(Incarnation::draw(), life);
+        assert_eq!((Incarnation::parse("ff"), SessionId::parse("")), (None, None));
+        assert!(NodeName::new("gw-1.eu").is_ok() && NodeName::new("gw,1").is_err() && NodeName::new("").is_err());
     }
 
     #[test]

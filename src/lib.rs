@@ -20,6 +20,7 @@ pub mod session;
 pub mod socket;
 
 pub mod connection;
+pub mod peer;
 
 pub mod api;
 

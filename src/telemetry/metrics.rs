@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
+pub use labels::PeerOutcome;
 pub use labels::{
     AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, ProbePath,
     PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
@@ -162,6 +163,12 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Calls to peers, by how they ended.
+    pub peer_requests: Family<PeerOutcome, IntCounter>,
+    /// How long they took, seconds.
+    pub peer_request_duration: Family<PeerOutcome, Histogram>,
+    /// Live nodes that this one can ask.
+    pub peers: IntGauge,
     /// Log lines that could not be written.
     pub log_lines_lost: IntCounter,
     probes: Family<ProbePath, Arc<Probe>>,
@@ -200,6 +207,17 @@ impl Maker {
 
     fn family<L: Label, M: Metric>(&self, name: &str, help: &str, label: &str) -> Result<Family<L, M>, MetricsError> {
         let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], &[]));
+        Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
+    }
+
+    fn timed<L: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        buckets: &[f64],
+    ) -> Result<Family<L, Histogram>, MetricsError> {
+        let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], buckets));
         Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
     }
 
@@ -252,6 +270,12 @@ impl Metrics {
     pub fn published(&self, topic: PublishTopic, outcome: PublishOutcome, after: Duration) {
         self.publish.of(topic, outcome).inc();
         self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
+    }
+
+    /// Counts a call to a peer that took so long.
+    pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
+        self.peer_requests.of(outcome).inc();
+        self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
     }
 
     /// Notes how a probe ended; its age is measured from here.
@@ -340,6 +364,9 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
+            peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
+            peers: make.plain("peers", "Live nodes that this one can ask.")?,
             log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
             probes: Family {
                 series: ProbePath::ALL.iter().map(|path| make.probe(*path)).collect::<Result<_, _>>()?,
@@ -433,6 +460,9 @@ mod tests {
             "tidegate_paused_connections{code=\"log\"}",
             "tidegate_probe_success{path=\"kafka\"} 0",
             "tidegate_probe_age_seconds{path=\"kafka\"}",
+            "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
+            "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
+            "tidegate_peers 0",
             "tidegate_draining 0",
             "tidegate_shed_total 0",
             "tidegate_build_info{version=",
