@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -73,6 +73,8 @@ struct State {
 struct Connection {
     send: SendRequest<Body>,
     answered: AtomicBool,
+    /// Why it ended, once it has.
+    ended: Arc<OnceLock<String>>,
     driver: AbortHandle,
 }
 
@@ -191,11 +193,12 @@ impl Line {
                 return Ok(Arc::clone(connection));
             }
             let answered = connection.answered.load(Ordering::Relaxed);
+            let why = connection.ended.get().cloned();
             state.connection = None;
             if answered {
                 state.failures = 0;
             } else {
-                self.rest(&mut state, "the connection ended before anything was answered".into());
+                self.rest(&mut state, why.unwrap_or_else(|| "the connection ended before any answer".into()));
             }
         }
         if state.retry_at.is_some_and(|at| Instant::now() < at) {
@@ -251,13 +254,14 @@ impl Line {
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
         let (send, driver) = http.handshake(TokioIo::new(io)).await?;
-        let address = self.address.clone();
+        let ended = Arc::new(OnceLock::new());
+        let told = Arc::clone(&ended);
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.await {
-                tracing::debug!(peer = address, error = chain(&error), "the connection to a peer ended");
+                let _ = told.set(chain(&error));
             }
         });
-        Ok(Connection { send, answered: AtomicBool::new(false), driver: driver.abort_handle() })
+        Ok(Connection { send, answered: AtomicBool::new(false), ended, driver: driver.abort_handle() })
     }
 }
 

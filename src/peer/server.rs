@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -35,6 +35,8 @@ const MAX_CONNECTIONS: usize = 256;
 const HEADER_BYTES: u32 = 8 * 1024;
 /// How long accepting rests after it failed for want of descriptors or memory.
 const REST: Duration = Duration::from_millis(50);
+/// How long who was refused has to read why.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long calls under way may take when the server stops.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -104,12 +106,25 @@ impl PeerServer {
 async fn connection(tcp: TcpStream, from: SocketAddr, shared: Arc<Shared>, stop: watch::Receiver<()>) {
     let _ = tcp.set_nodelay(true);
     let Some(tls) = &shared.tls else { return speak(tcp, from, shared, stop).await };
-    let handshake = TlsAcceptor::from(tls.server()).accept(tcp);
+    let handshake = TlsAcceptor::from(tls.server()).accept(tcp).into_fallible();
     match timeout(shared.times.first_call, handshake).await {
         Ok(Ok(stream)) => speak(stream, from, shared, stop).await,
-        Ok(Err(error)) => tracing::debug!(%from, %error, "a connection to the port of peers was refused"),
+        Ok(Err((error, tcp))) => {
+            tracing::debug!(%from, %error, "a connection to the port of peers was refused");
+            linger(tcp).await;
+        }
         Err(_) => tracing::debug!(%from, "a connection to the port of peers brought no TLS"),
     }
+}
+
+/// Lets who was refused read why: what it sends meanwhile would reset the connection, and with it the alert.
+async fn linger(mut tcp: TcpStream) {
+    let _ = tcp.shutdown().await;
+    let _ = timeout(LINGER, async {
+        let mut rest = [0; 1024];
+        while let Ok(1..) = tcp.read(&mut rest).await {}
+    })
+    .await;
 }
 
 async fn speak<S>(io: S, from: SocketAddr, shared: Arc<Shared>, mut stop: watch::Receiver<()>)

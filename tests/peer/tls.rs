@@ -23,9 +23,9 @@ async fn ask(server: &Certificates, client: &Certificates) -> (Result<(), PeerEr
     (link.sweep(&node).await, handler.heard().len())
 }
 
-fn refused_for(answer: &Result<(), PeerError>, words: &[&str]) {
+fn refused_for(answer: &Result<(), PeerError>, words: &str) {
     let Err(PeerError::Unreachable(why)) = answer else { panic!("{answer:?}") };
-    assert!(words.iter().any(|word| why.contains(word)), "{why}");
+    assert!(why.contains(words), "{why}");
 }
 
 #[tokio::test]
@@ -43,12 +43,12 @@ async fn the_right_certificate_is_let_in() {
 async fn a_certificate_of_another_authority_is_refused_on_both_sides() {
     let (server, client) = (Certificates::new(), Certificates::new());
     let (answer, heard) = ask(&server, &client).await;
-    refused_for(&answer, &["UnknownIssuer"]);
+    refused_for(&answer, "UnknownIssuer");
     assert_eq!(heard, 0);
     // The client takes the server's, the server does not take the client's.
     client.write_authorities(&[&server.authority]);
     let (answer, heard) = ask(&server, &client).await;
-    refused_for(&answer, &["UnknownCA", "unknown", "alert"]);
+    refused_for(&answer, "alert: UnknownCA");
     assert_eq!(heard, 0);
 }
 
@@ -67,7 +67,7 @@ async fn a_certificate_with_another_name_is_refused_on_both_sides() {
     let handler = Recorder::new(node.clone());
     let (address, _server) = serve(&handler, Some(Arc::clone(&somebody)), patient()).await;
     let (link, _) = link_to(&node, address, Some(good.load()), patient());
-    refused_for(&link.sweep(&node).await, &["NotValidForName"]);
+    refused_for(&link.sweep(&node).await, "not valid for name");
 
     // As a client it would not look for `tidegate-peer` either, so a bare client shows its certificate.
     let (address, _server) = serve(&handler, Some(good.load()), patient()).await;
@@ -95,10 +95,10 @@ async fn a_certificate_that_has_expired_is_refused_on_both_sides() {
     old.write_leaf(&good.authority, "tidegate-peer", 2001);
     old.write_authorities(&[&good.authority]);
     let (answer, heard) = ask(&old, &good).await;
-    refused_for(&answer, &["Expired"]);
+    refused_for(&answer, "certificate expired");
     assert_eq!(heard, 0);
     let (answer, heard) = ask(&good, &old).await;
-    refused_for(&answer, &["Expired", "alert"]);
+    refused_for(&answer, "alert: CertificateExpired");
     assert_eq!(heard, 0);
 }
 
@@ -213,5 +213,5 @@ async fn a_server_that_never_ends_its_handshake_is_unreachable_and_not_a_deadlin
     let times = PeerTimes { connect: Duration::from_millis(100), ..patient() };
     let tls = Some(Certificates::new().load());
     let (link, _) = link_to(&node, listener.local_addr().unwrap(), tls, times);
-    refused_for(&link.sweep(&node).await, &["within"]);
+    refused_for(&link.sweep(&node).await, "within");
 }

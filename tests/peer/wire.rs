@@ -211,6 +211,45 @@ async fn calls_beyond_the_bound_are_told_so_at_once_and_places_come_back() {
 }
 
 #[tokio::test]
+async fn a_link_has_no_more_calls_in_flight_than_its_bound() {
+    let (listener, address) = listener().await;
+    let (now, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (counted, highest, closed) = (Arc::clone(&now), Arc::clone(&peak), Arc::clone(&gate));
+    let server = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(move |_| {
+            let (counted, highest, closed) = (Arc::clone(&counted), Arc::clone(&highest), Arc::clone(&closed));
+            async move {
+                highest.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                closed.acquire().await.unwrap().forget();
+                counted.fetch_sub(1, Ordering::SeqCst);
+                let answer = http::Response::builder().header("grpc-status", "12");
+                answer.header("content-type", "application/grpc").body(Full::<Bytes>::default())
+            }
+        });
+        let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = http.clone().max_concurrent_streams(1_000).serve_connection(TokioIo::new(tcp), service).await;
+    });
+    let node = life("counter");
+    let link = Arc::new(link_to(&node, address, None, patient()).0);
+    let calls: Vec<_> = (0..MAX_IN_FLIGHT * 3)
+        .map(|_| {
+            let (link, node) = (Arc::clone(&link), node.clone());
+            tokio::spawn(async move { link.sweep(&node).await })
+        })
+        .collect();
+    until("the link is full", async || now.load(Ordering::SeqCst) == MAX_IN_FLIGHT).await;
+    gate.add_permits(calls.len());
+    for call in calls {
+        let answer = call.await.unwrap();
+        assert!(matches!(answer, Err(PeerError::Refused(_))), "{answer:?}");
+    }
+    assert_eq!(peak.load(Ordering::SeqCst), MAX_IN_FLIGHT);
+    server.abort();
+}
+
+#[tokio::test]
 async fn calls_that_never_come_whole_end_with_the_deadline() {
     let node = life("server");
     let (address, _server) = serve(&Recorder::new(node), None, quick()).await;
