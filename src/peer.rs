@@ -262,3 +262,20 @@ impl PeerTimes {
         doubled.min(self.longest_backoff).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
+
+#[cfg(all(test, feature = "peers"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_double_up_to_the_longest_and_half_of_each_is_drawn() {
+        let times = PeerTimes::default();
+        for (failures, most_ms) in [(0, 100), (1, 100), (2, 200), (4, 800), (7, 5_000), (u32::MAX, 5_000)] {
+            for _ in 0..100 {
+                let rest = times.rest(failures);
+                let most = Duration::from_millis(most_ms);
+                assert!((most / 2..=most).contains(&rest), "{failures}: {rest:?}");
+            }
+        }
+    }
+}

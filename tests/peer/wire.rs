@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tidegate::id::Epoch;
-use tidegate::peer::{MAX_ANSWERING, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, PeerError, PeerLink, PeerTimes};
+use tidegate::peer::{MAX_ANSWERING, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerLink, PeerTimes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -93,6 +93,8 @@ async fn an_idle_connection_is_proved_to_live_and_stands() {
     // A ping is 17 bytes.
     let enough = sent.load(Ordering::Relaxed) + 17 * 10;
     until("ten pings without a call", async || sent.load(Ordering::Relaxed) >= enough).await;
+    // The next view has the same peer: its connection is kept, for a second is not to be had.
+    link.set_live(vec![Peer { life: node.clone(), address: at.to_string() }]);
     assert_eq!(link.sweep(&node).await, Ok(()));
     drop(link);
     let _ = between.await.unwrap();
