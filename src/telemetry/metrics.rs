@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
-pub use labels::PeerOutcome;
 pub use labels::{
-    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, ProbePath,
+    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, PeerOutcome, ProbePath,
     PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
@@ -272,12 +271,6 @@ impl Metrics {
         self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
     }
 
-    /// Counts a call to a peer that took so long.
-    pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
-        self.peer_requests.of(outcome).inc();
-        self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
-    }
-
     /// Notes how a probe ended; its age is measured from here.
     pub fn probed(&self, path: ProbePath, success: bool) {
         let probe = self.probes.of(path);
@@ -292,6 +285,12 @@ impl Metrics {
         let probe = self.probes.of(path);
         let age_ms = self.uptime_ms().saturating_sub(probe.last_success_ms.load(Ordering::Relaxed));
         (probe.success.get() == 1, Duration::from_millis(age_ms))
+    }
+
+    /// Counts a call to a peer that took so long.
+    pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
+        self.peer_requests.of(outcome).inc();
+        self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
     }
 
     /// Adds a runtime whose busy time is reported.
@@ -460,11 +459,11 @@ mod tests {
             "tidegate_paused_connections{code=\"log\"}",
             "tidegate_probe_success{path=\"kafka\"} 0",
             "tidegate_probe_age_seconds{path=\"kafka\"}",
+            "tidegate_draining 0",
+            "tidegate_shed_total 0",
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
             "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
             "tidegate_peers 0",
-            "tidegate_draining 0",
-            "tidegate_shed_total 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",
