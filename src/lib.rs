@@ -9,10 +9,14 @@ pub mod limits;
 pub mod telemetry;
 
 pub mod protocol;
+#[cfg(feature = "redis")]
+pub mod store;
 
 pub mod auth;
+pub mod commands;
 pub mod eventlog;
 pub mod mailbox;
+pub mod ownership;
 
 pub mod receipts;
 pub mod roster;

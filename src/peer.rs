@@ -16,7 +16,6 @@ mod tls;
 #[cfg(feature = "peers")]
 mod wire;
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +29,8 @@ pub use server::PeerServer;
 #[cfg(feature = "peers")]
 pub use tls::PeerTls;
 
-use crate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
+use crate::id::{CommandId, DeviceKey, Epoch};
+use crate::ownership::NodeLife;
 use crate::telemetry::metrics::PeerOutcome;
 
 /// Largest [`Ending::detail`], in bytes: a result as large as a message may be, and what is said around it.
@@ -41,21 +41,6 @@ pub const MAX_STATE_BYTES: usize = 32;
 pub const MAX_IN_FLIGHT: usize = 64;
 /// Calls a node answers at once, whoever they are from; further ones are [`PeerError::Busy`] at once.
 pub const MAX_ANSWERING: usize = 256;
-
-/// One life of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeLife {
-    /// The node.
-    pub node: NodeName,
-    /// Which of its lives.
-    pub incarnation: Incarnation,
-}
-
-impl fmt::Display for NodeLife {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{}", self.node, self.incarnation)
-    }
-}
 
 /// A node that can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use fixture::{Cluster, Twin, device, ending, life, patient, quick};
 use tidegate::id::{Epoch, Incarnation};
-use tidegate::peer::{Evicted, MAX_DETAIL_BYTES, NodeLife, Peer, PeerError};
+use tidegate::ownership::NodeLife;
+use tidegate::peer::{Evicted, MAX_DETAIL_BYTES, Peer, PeerError};
 
 /// Each promise of the seam, on each twin.
 macro_rules! contract {

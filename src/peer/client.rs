@@ -27,10 +27,10 @@ use tonic_prost::ProstCodec;
 
 use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall};
 use super::{
-    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, NodeLife, Peer, PeerError, PeerFuture, PeerLink, PeerTimes,
-    PeerTls,
+    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls,
 };
 use crate::id::{DeviceKey, Epoch};
+use crate::ownership::NodeLife;
 use crate::telemetry::metrics::{Metrics, PeerOutcome};
 
 /// Largest message: a detail, the names around it, and room for what later versions add.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Ending, Evicted, NodeLife, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung};
+use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung};
 use crate::id::{DeviceKey, Epoch};
+use crate::ownership::NodeLife;
 
 /// What the network does to calls.
 #[derive(Debug, Clone, PartialEq, Default)]

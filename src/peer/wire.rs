@@ -2,8 +2,9 @@
 
 use tonic::Status;
 
-use super::{Ending, MAX_STATE_BYTES, NodeLife};
+use super::{Ending, MAX_STATE_BYTES};
 use crate::id::{CommandId, DeviceKey, Epoch, IdError, Incarnation, NodeName};
+use crate::ownership::NodeLife;
 
 pub(super) const RING: &str = "/tidegate.peer.v1.Peer/Ring";
 pub(super) const EVICT: &str = "/tidegate.peer.v1.Peer/Evict";

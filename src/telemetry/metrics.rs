@@ -15,8 +15,8 @@ use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 pub use labels::{
-    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, PausedCode, PeerKind, PeerOutcome, ProbePath,
-    PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
+    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -150,6 +150,12 @@ pub struct Series {
     pub refused: Family<RefusedCode, IntCounter>,
     /// Connections told to hold their updates and not yet told to go on.
     pub paused_connections: Family<PausedCode, IntGauge>,
+    /// What was asked of the directory of owners.
+    pub ownership_operations: Grid<OwnershipOp, OwnershipOutcome, IntCounter>,
+    /// How long it took, seconds.
+    pub ownership_duration: Grid<OwnershipOp, OwnershipOutcome, Histogram>,
+    /// Rows of connected devices found missing, older or another's.
+    pub ownership_lost: IntCounter,
     /// 1 while the node drains.
     pub draining: IntGauge,
     /// Connections ended because the node's memory cap was reached (4100).
@@ -271,6 +277,12 @@ impl Metrics {
         self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
     }
 
+    /// Counts a call to the directory of owners that took so long.
+    pub fn owned(&self, op: OwnershipOp, outcome: OwnershipOutcome, took: Duration) {
+        self.ownership_operations.of(op, outcome).inc();
+        self.ownership_duration.of(op, outcome).observe(took.as_secs_f64());
+    }
+
     /// Notes how a probe ended; its age is measured from here.
     pub fn probed(&self, path: ProbePath, success: bool) {
         let probe = self.probes.of(path);
@@ -357,6 +369,9 @@ impl Series {
             producer_replacements: make.plain("producer_replacements_total", "Producers replaced after a fatal error.")?,
             refused: make.family("refused_total", "Messages refused for good.", "code")?,
             paused_connections: make.family("paused_connections", "Connections told to hold their updates.", "code")?,
+            ownership_operations: make.grid("ownership_operations_total", "What was asked of the directory of owners.", ("op", "outcome"), &[])?,
+            ownership_duration: make.grid("ownership_duration_seconds", "How long that took.", ("op", "outcome"), LATENCY_S)?,
+            ownership_lost: make.plain("ownership_lost_total", "Rows of connected devices found missing, older or another's.")?,
             draining: make.plain("draining", "1 while the node drains.")?,
             shed: make.plain("shed_total", "Connections ended because the memory cap was reached.")?,
             shutdown_unacked: make.plain("shutdown_unacked_total", "Updates taken and not stored when the node had to stop.")?,
@@ -459,6 +474,9 @@ mod tests {
             "tidegate_paused_connections{code=\"log\"}",
             "tidegate_probe_success{path=\"kafka\"} 0",
             "tidegate_probe_age_seconds{path=\"kafka\"}",
+            "tidegate_ownership_operations_total{op=\"claim\",outcome=\"ok\"} 0",
+            "tidegate_ownership_duration_seconds_bucket{op=\"claim\",outcome=\"ok\",le=\"1\"} 0",
+            "tidegate_ownership_lost_total 0",
             "tidegate_draining 0",
             "tidegate_shed_total 0",
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate::ownership::NodeLife;
 use tidegate::peer::memory::{Faults, MemoryLink, MemoryNetwork};
-use tidegate::peer::{NodeLife, Peer, PeerError, PeerLink, PeerTimes};
+use tidegate::peer::{Peer, PeerError, PeerLink, PeerTimes};
 
 use super::fixture::{Recorder, life, quick};
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tidegate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
+use tidegate::ownership::NodeLife;
 use tidegate::peer::memory::MemoryNetwork;
 use tidegate::peer::{
-    Ending, Evicted, GrpcPeers, NodeLife, Peer, PeerConfig, PeerHandler, PeerLink, PeerServer, PeerTimes, PeerTls, Rung,
+    Ending, Evicted, GrpcPeers, Peer, PeerConfig, PeerHandler, PeerLink, PeerServer, PeerTimes, PeerTls, Rung,
 };
 use tidegate::telemetry::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

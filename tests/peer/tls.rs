@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use tidegate::peer::{NodeLife, PeerError, PeerLink, PeerTimes, PeerTls};
+use tidegate::ownership::NodeLife;
+use tidegate::peer::{PeerError, PeerLink, PeerTimes, PeerTls};
 use tidegate::socket::tls::Reload;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

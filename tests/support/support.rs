@@ -18,6 +18,8 @@ pub mod kafka;
 pub mod ledger;
 pub mod ports;
 pub mod process;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod ws;
 
 use std::time::{Duration, Instant};

@@ -262,6 +262,38 @@ labels! {
         Rate = "rate",
     }
 
+    /// What is asked of the directory of owners.
+    OwnershipOp {
+        /// The node's lease, and who lives.
+        Renew = "renew",
+        /// A device that connects.
+        Claim = "claim",
+        /// A device that left.
+        Release = "release",
+        /// Where a device is.
+        Lookup = "lookup",
+        /// A row that Redis may have lost.
+        Reassert = "reassert",
+        /// Whether Redis lost something.
+        Inspect = "inspect",
+        /// The rows of a dead node.
+        Settle = "settle",
+    }
+
+    /// How that ended.
+    OwnershipOutcome {
+        /// As it should.
+        Ok = "ok",
+        /// It was not granted: too many takeovers, a newer owner, a node that was declared dead.
+        Denied = "denied",
+        /// Redis was away or full; nothing was done.
+        Unavailable = "unavailable",
+        /// Redis did not answer; it may have been done.
+        Unknown = "unknown",
+        /// Redis would not, or answered what nobody understands.
+        Error = "error",
+    }
+
     /// What is probed all the time.
     ProbePath {
         /// One record to Kafka and its delivery report.

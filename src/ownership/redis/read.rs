@@ -1,0 +1,118 @@
+//! What the scripts answer, read.
+
+use super::member;
+use crate::id::{Boot, DeviceKey, Epoch, Incarnation, NodeName, SessionId};
+use crate::ownership::{Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Reasserted, Renewed, Row, View};
+use crate::store::{StoreError, Value};
+
+fn wrong(what: &'static str) -> StoreError {
+    StoreError::Malformed(what)
+}
+
+fn boot(value: Value) -> Result<Boot, StoreError> {
+    Boot::new(&value.text()?).map_err(|_| wrong("a boot that is none"))
+}
+
+fn connection(value: Value) -> Result<SessionId, StoreError> {
+    SessionId::parse(&value.text()?).ok_or(wrong("a connection that is none"))
+}
+
+fn life(node: Value, incarnation: Value) -> Result<NodeLife, StoreError> {
+    let node = NodeName::new(&node.text()?).map_err(|_| wrong("a node's name that is none"))?;
+    let incarnation = Incarnation::parse(&incarnation.text()?).ok_or(wrong("an incarnation that is none"))?;
+    Ok(NodeLife { node, incarnation })
+}
+
+/// A device by its name in a list.
+pub(super) fn device(value: Value) -> Result<DeviceKey, StoreError> {
+    let name = value.text()?;
+    let (tenant, device) = name.split_once('/').ok_or(wrong("a device that is none"))?;
+    DeviceKey::new(tenant, device).map_err(|_| wrong("a device that is none"))
+}
+
+/// The six fields of a row; nothing where there is no row.
+pub(super) fn row(value: Value) -> Result<Option<Row>, StoreError> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let [node, incarnation, epoch, connection_id, boot_id, settled] = value.items()?;
+    if node == Value::Nil {
+        return Ok(None);
+    }
+    Ok(Some(Row {
+        owner: life(node, incarnation)?,
+        epoch: Epoch(epoch.unsigned()?),
+        connection: connection(connection_id)?,
+        boot: boot(boot_id)?,
+        settled: settled != Value::Nil,
+    }))
+}
+
+fn last(value: Value) -> Result<Option<Last>, StoreError> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let [of, acked, at] = value.items()?;
+    let acked = acked.optional_text()?.and_then(|seq| seq.parse().ok());
+    Ok(Some(Last { boot: boot(of)?, acked, at_ms: at.unsigned()? }))
+}
+
+/// `renew.lua`.
+pub(super) fn renewed(answer: Value) -> Result<Renewed, OwnershipError> {
+    let mut items = answer.list()?.into_iter();
+    let mut next = || items.next().unwrap_or(Value::Nil);
+    if next().text()? == "buried" {
+        return Err(OwnershipError::Buried);
+    }
+    let (now_us, highest) = (next().unsigned()?, next().unsigned()?);
+    let lease = match next() {
+        Value::Int(late) if late >= 0 => Lease::Lapsed(late.unsigned_abs()),
+        Value::Int(_) => Lease::Held,
+        _ => Lease::Absent,
+    };
+    let mut members = Vec::new();
+    let mut texts = next().list()?.into_iter();
+    while let (Some(text), Some(ends)) = (texts.next(), texts.next()) {
+        // One that cannot be read is of a version to come.
+        if let Some(profile) = member::decode(&text.text()?) {
+            members.push(Member { profile, expires_ms: ends.unsigned()? });
+        }
+    }
+    Ok(Renewed { view: View::new(now_us, highest, members), lease })
+}
+
+/// `claim.lua`.
+pub(super) fn claimed(answer: Value) -> Result<Claimed, OwnershipError> {
+    let mut items = answer.list()?.into_iter();
+    let mut next = || items.next().unwrap_or(Value::Nil);
+    if next().unsigned()? == 0 {
+        let wait_ms = next().unsigned()?;
+        return Err(OwnershipError::Contested { wait_ms, holder: life(next(), next())? });
+    }
+    Ok(Claimed {
+        epoch: Epoch(next().unsigned()?),
+        previous: row(next())?,
+        last: last(next())?,
+        commands_wait: next().unsigned()? > 0,
+    })
+}
+
+/// `reassert.lua`.
+pub(super) fn reasserted(answer: Value) -> Result<Reasserted, OwnershipError> {
+    let mut items = answer.list()?.into_iter();
+    let mut next = || items.next().unwrap_or(Value::Nil);
+    Ok(match next().text()?.as_str() {
+        "kept" => Reasserted::Kept,
+        "settled" => Reasserted::Settled,
+        "written" => Reasserted::Written { commands_wait: next().unsigned()? > 0 },
+        "newer" => Reasserted::Newer(row(next())?.ok_or(wrong("no row where a newer one stands"))?),
+        _ => return Err(wrong("an answer nobody knows").into()),
+    })
+}
+
+/// `settle.lua`.
+pub(super) fn settled(device: DeviceKey, answer: Value) -> Result<Held, OwnershipError> {
+    let [epoch, connection_id, boot_id] = answer.items()?;
+    let epoch = Epoch(epoch.unsigned()?);
+    Ok(Held { device, epoch, connection: connection(connection_id)?, boot: boot(boot_id)? })
+}
