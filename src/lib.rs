@@ -24,6 +24,7 @@ pub mod session;
 pub mod socket;
 
 pub mod connection;
+pub mod peer;
 
 pub mod api;
 
