@@ -26,6 +26,7 @@ pub mod socket;
 
 pub mod connection;
 pub mod keeper;
+pub mod peer;
 
 pub mod api;
 

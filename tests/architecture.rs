@@ -12,15 +12,20 @@ const TIERS: &[(u8, &[&str])] = &[
     (2, &["protocol", "store"]),
     (3, &["auth", "eventlog", "mailbox", "ownership", "commands"]),
     (4, &["roster", "receipts", "registrar", "session", "socket"]),
-    (5, &["connection", "keeper"]),
+    (5, &["connection", "keeper", "peer"]),
     (7, &["api"]),
     // The composition root: these alone know which implementation is used, and one another.
     (8, &["config", "app", "dev", "cli", "main"]),
 ];
 
 /// A dependency that may be named only below one module.
-const HOMES: &[(&str, &str)] =
-    &[("fastwebsockets", "socket"), ("rdkafka", "eventlog/kafka"), ("jsonwebtoken", "auth"), ("redis", "store")];
+const HOMES: &[(&str, &str)] = &[
+    ("fastwebsockets", "socket"),
+    ("rdkafka", "eventlog/kafka"),
+    ("jsonwebtoken", "auth"),
+    ("redis", "store"),
+    ("tonic", "peer"),
+];
 
 const MAX_LINES: usize = 700;
 
@@ -162,6 +167,8 @@ fn a_planted_fault_is_found() {
         ("protocol/json.rs", "//! x\nuse crate::{id, auth::Verified};", "uses auth"),
         ("auth/x.rs", "//! x\nfn f() { crate::connection::serve(); }", "uses connection"),
         ("connection.rs", "//! x\nuse rdkafka::ClientConfig;", "names rdkafka"),
+        ("peer.rs", "//! x\nuse crate::connection::Node;", "uses connection"),
+        ("app.rs", "//! x\nuse tonic::Status;", "names tonic"),
         ("ownership/redis.rs", "//! x\nfn f(value: redis::Value) {}", "names redis"),
         ("session/device.rs", "//! x\nuse std::time::Instant;", "holds Instant"),
         ("id.rs", "use std::fmt;", "open with"),

@@ -16,7 +16,7 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Re
 
 pub use labels::{
     AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
-    PeerKind, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -168,6 +168,12 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Calls to peers, by how they ended.
+    pub peer_requests: Family<PeerOutcome, IntCounter>,
+    /// How long they took, seconds.
+    pub peer_request_duration: Family<PeerOutcome, Histogram>,
+    /// Live nodes that this one can ask.
+    pub peers: IntGauge,
     /// Log lines that could not be written.
     pub log_lines_lost: IntCounter,
     probes: Family<ProbePath, Arc<Probe>>,
@@ -206,6 +212,17 @@ impl Maker {
 
     fn family<L: Label, M: Metric>(&self, name: &str, help: &str, label: &str) -> Result<Family<L, M>, MetricsError> {
         let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], &[]));
+        Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
+    }
+
+    fn timed<L: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        buckets: &[f64],
+    ) -> Result<Family<L, Histogram>, MetricsError> {
+        let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], buckets));
         Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
     }
 
@@ -282,6 +299,12 @@ impl Metrics {
         (probe.success.get() == 1, Duration::from_millis(age_ms))
     }
 
+    /// Counts a call to a peer that took so long.
+    pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
+        self.peer_requests.of(outcome).inc();
+        self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
+    }
+
     /// Adds a runtime whose busy time is reported.
     pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
         if let Ok(mut runtimes) = self.runtimes.lock() {
@@ -355,6 +378,9 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
+            peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
+            peers: make.plain("peers", "Live nodes that this one can ask.")?,
             log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
             probes: Family {
                 series: ProbePath::ALL.iter().map(|path| make.probe(*path)).collect::<Result<_, _>>()?,
@@ -453,6 +479,9 @@ mod tests {
             "tidegate_ownership_lost_total 0",
             "tidegate_draining 0",
             "tidegate_shed_total 0",
+            "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
+            "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
+            "tidegate_peers 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

@@ -50,6 +50,28 @@ labels! {
         App = "app",
     }
 
+    /// How a call to a peer ended.
+    PeerOutcome {
+        /// As it should.
+        Ok = "ok",
+        /// The device is not there under the epoch asked for.
+        NotHere = "not_here",
+        /// The node is not among the live ones.
+        Gone = "gone",
+        /// Another life of the node, or another node, answers at its address.
+        OtherLife = "other_life",
+        /// There is no connection.
+        Unreachable = "unreachable",
+        /// No answer in time.
+        Deadline = "deadline",
+        /// Too many calls are under way.
+        Busy = "busy",
+        /// Larger than the limit.
+        TooLarge = "too_large",
+        /// The node does not understand it.
+        Refused = "refused",
+    }
+
     /// How an attempt to connect ended.
     AttemptOutcome {
         /// 101: it is a connection now.
