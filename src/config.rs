@@ -2,8 +2,8 @@
 //!
 //! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
 //! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
-//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The sections `peer` and `redis`, and the keys of traces, come
-//! with what they are for and are not known before.
+//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The section `peer` and the keys of traces come with what
+//! they are for and are not known before.
 
 mod describe;
 mod sources;
@@ -18,7 +18,9 @@ pub use describe::{default_toml, effective_toml, json_schema};
 
 use crate::auth::AuthConfig;
 use crate::eventlog::kafka::KafkaConfig;
+use crate::id::NodeName;
 use crate::limits::Limits;
+use crate::store::RedisConfig;
 
 /// Everything a node can be told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Where updates are stored.
     pub kafka: KafkaConfig,
+    /// Where it stands which node has which device.
+    pub redis: RedisConfig,
     /// Every bound of the node.
     pub limits: Limits,
     /// How a node that leaves lets its connections go.
@@ -48,7 +52,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The node's name in logs, probes and presence. Empty: the host's name.
+    /// The node's name in the cluster, logs and presence, the same across its restarts and no other node's: 1 to 128 of
+    /// A-Z a-z 0-9 . _ -. Empty: the host's name.
     pub name: String,
     /// How long a starting node tries to reach what it needs, in seconds, before it gives up with exit code 69.
     pub start_timeout_s: u64,
@@ -269,6 +274,9 @@ impl Config {
         if self.node.start_timeout_s == 0 {
             add("node.start_timeout_s", "must be at least 1");
         }
+        if let Err(error) = NodeName::new(&self.node.effective_name()) {
+            add("node.name", &format!("`{}` is no node's name: {error}", self.node.effective_name()));
+        }
         if self.drain.rate_per_s == 0 {
             add("drain.rate_per_s", "must be at least 1, or nobody ever leaves");
         }
@@ -277,6 +285,12 @@ impl Config {
         }
         problems.extend(self.kafka.mistakes());
         problems.extend(kafka_files(&self.kafka));
+        problems.extend(self.redis.mistakes());
+        if !self.redis.ca.is_empty()
+            && let Some(text) = unreadable(Path::new(&self.redis.ca))
+        {
+            problems.push(("redis.ca".into(), text));
+        }
         problems.extend(self.auth.mistakes());
         problems.extend(self.jwks_files());
         problems.extend(self.limits.problems().into_iter().map(|(key, text)| (format!("limits.{key}"), text)));

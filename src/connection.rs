@@ -3,6 +3,7 @@
 //! The future is polled by hand so that nothing is held across a wait but what the connection is: bytes are read into
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
+mod berth;
 mod farewell;
 mod intake;
 mod outgoing;
@@ -22,6 +23,7 @@ use crate::limits::Limits;
 use crate::mailbox::Signal;
 use crate::protocol::Encoding;
 use crate::receipts::Receipts;
+use crate::registrar::{Registrar, Tenure};
 use crate::roster::Roster;
 use crate::session::Now;
 use crate::socket::deflate::Negotiated;
@@ -51,6 +53,8 @@ pub struct Node {
     pub auth: Option<Arc<Authenticator>>,
     /// What people see.
     pub metrics: Metrics,
+    /// What claims devices; nothing where the node is alone and nobody asks.
+    pub registrar: Option<Arc<Registrar>>,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     started: Instant,
@@ -76,6 +80,7 @@ impl Node {
             receipts,
             auth,
             metrics,
+            registrar: None,
             trust_traceparent: false,
             started: Instant::now(),
             tick: AtomicU32::new(0),
@@ -154,8 +159,10 @@ pub struct Entry {
     pub kind: PeerKind,
     /// Who.
     pub key: DeviceKey,
-    /// Its boot, where it gave one.
+    /// Its boot, where it gave one; not looked at where there is a tenure, which has it.
     pub boot: Option<Boot>,
+    /// What was claimed for a device.
+    pub tenure: Option<Box<Tenure>>,
     /// How its messages are written.
     pub encoding: Encoding,
     /// Whether and how they are compressed.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
@@ -14,9 +14,12 @@ use crate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
 use crate::connection::Node;
 use crate::eventlog::SharedLog;
 use crate::eventlog::memory::{MemoryLimits, MemoryLog};
-use crate::id::DeviceKey;
+use crate::id::{DeviceKey, NodeName};
 use crate::limits::Limits;
+use crate::ownership::NodeLife;
+use crate::ownership::memory::{Clock, MemoryOwnership};
 use crate::receipts::Receipts;
+use crate::registrar::Registrar;
 use crate::socket::client::Client;
 use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
@@ -98,9 +101,14 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     let auth = AuthConfig { jwks: key.jwks(), max_lifetime_h: 24 * 8, ..AuthConfig::default() };
     let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache)?);
     auth.refresh_now().await;
-    let node = Arc::new(Node::new(limits, Arc::clone(&log), receipts, Some(auth), metrics));
+    let mut node = Node::new(limits, Arc::clone(&log), receipts, Some(auth), metrics);
+    let life = NodeLife::begin(NodeName::new("dev")?);
+    let registrar = Arc::new(Registrar::new(Arc::new(MemoryOwnership::new(clock(), Arc::new(|_| false))), life));
+    node.registrar = Some(Arc::clone(&registrar));
+    let (keeper, node) = (keepers::keeper(&node, &registrar), Arc::new(node));
+    keeper.begin().await?;
     let health = Arc::new(Health::default());
-    keepers::spawn(&node, &health);
+    keepers::spawn(&node, &health, &keeper);
     let mut gate = Gate::new(Arc::clone(&node));
     gate.anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
     gate.query_token = true;
@@ -119,8 +127,17 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     signals.leave().await;
     app::wait_for_connections(&node, tokio::time::Instant::now() + Duration::from_secs(5)).await;
     accepting.abort();
+    keeper.finish(tokio::time::Instant::now() + Duration::from_secs(1)).await;
     let _left = log.close(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// The time of the directory in memory.
+fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg_attr(not(feature = "kafka"), expect(unused_variables, reason = "only a real Kafka asks for more"))]

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use record::{Record, Topic};
+pub use record::{Kind, Record, Topic};
 
 /// Names one appended record to whoever waits for it: 64 bits that the log carries and never reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,11 +19,13 @@ pub mod mailbox;
 pub mod ownership;
 
 pub mod receipts;
+pub mod registrar;
 pub mod roster;
 pub mod session;
 pub mod socket;
 
 pub mod connection;
+pub mod keeper;
 pub mod peer;
 
 pub mod api;

@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 
+use crate::id::{Boot, Epoch, SessionId};
 use crate::protocol::close::CloseReason;
 
 /// Most letters that wait for one connection.
@@ -32,6 +33,9 @@ pub enum Signal {
     Stop = 8,
     /// A letter was left. Set by [`Mailbox::post`], so that a turn without letters takes no lock.
     Letter = 16,
+    /// The directory is back and this connection is provisional: ping the device, and say when it answered
+    /// ([`Mailbox::answered`]).
+    Prove = 32,
 }
 
 /// A set of [`Signal`]s.
@@ -81,8 +85,41 @@ enum Queue {
     Closed,
 }
 
-/// One connection's mailbox.
-#[derive(Debug, Default)]
+/// How a connection stands with the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Standing {
+    /// It is in no directory: an application's, or nobody claims here.
+    Alone,
+    /// Its row was written.
+    Registered,
+    /// The directory was away when it came.
+    Provisional,
+    /// The same, and its device was asked for a sign of life.
+    Asked,
+    /// The same, and it gave one.
+    Proven,
+}
+
+impl Standing {
+    /// Whether its row is still to be claimed.
+    pub const fn is_provisional(self) -> bool {
+        matches!(self, Self::Provisional | Self::Asked | Self::Proven)
+    }
+
+    const fn of(bits: u8) -> Self {
+        match bits {
+            1 => Self::Registered,
+            2 => Self::Provisional,
+            3 => Self::Asked,
+            4 => Self::Proven,
+            _ => Self::Alone,
+        }
+    }
+}
+
+/// One connection's mailbox, and what the node knows of the connection.
+#[derive(Debug)]
 pub struct Mailbox {
     ended: AtomicU64,
     refused: AtomicU64,
@@ -91,11 +128,87 @@ pub struct Mailbox {
     due: AtomicU32,
     /// Records appended and not settled. Outlives the connection, as the log does not forget them.
     outstanding: AtomicU32,
+    standing: AtomicU8,
+    session: SessionId,
+    /// Under which epoch it has its device; 0 before it has it.
+    epoch: AtomicU64,
+    boot: Boot,
     queue: Mutex<Queue>,
     waker: AtomicWaker,
 }
 
+/// That of a connection nobody named.
+impl Default for Mailbox {
+    fn default() -> Self {
+        let session = SessionId::draw();
+        Self::new(session, session.into(), Standing::Alone)
+    }
+}
+
 impl Mailbox {
+    /// An empty one.
+    pub fn new(session: SessionId, boot: Boot, standing: Standing) -> Self {
+        Self {
+            ended: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            signals: AtomicU32::new(0),
+            due: AtomicU32::new(0),
+            outstanding: AtomicU32::new(0),
+            standing: AtomicU8::new(standing as u8),
+            session,
+            epoch: AtomicU64::new(0),
+            boot,
+            queue: Mutex::default(),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// The connection's name.
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The boot of its peer.
+    pub const fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// The epoch under which it has its device; 0 of an application.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Gives it an epoch: the roster's to do.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// How it stands with the directory.
+    pub fn standing(&self) -> Standing {
+        Standing::of(self.standing.load(Ordering::Acquire))
+    }
+
+    /// Its row was written.
+    pub fn set_registered(&self) {
+        self.standing.store(Standing::Registered as u8, Ordering::Release);
+    }
+
+    /// Asks for a sign of life of a device whose row is still to be claimed, once.
+    pub fn ask(&self) {
+        if self.step(Standing::Provisional, Standing::Asked) {
+            self.signal(Signal::Prove);
+        }
+    }
+
+    /// The device gave a sign of life after it was asked for one.
+    pub fn answered(&self) {
+        self.step(Standing::Asked, Standing::Proven);
+    }
+
+    fn step(&self, from: Standing, to: Standing) -> bool {
+        self.standing.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Remembers whom to wake. To be called before looking at what is here, at each turn.
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -268,6 +381,7 @@ mod tests {
 
     #[test]
     fn an_empty_mailbox_is_small() {
-        assert!(size_of::<Mailbox>() <= 80, "{}", size_of::<Mailbox>());
+        // With the two counts of its `Arc` it fits 128 bytes.
+        assert!(size_of::<Mailbox>() <= 112, "{}", size_of::<Mailbox>());
     }
 }

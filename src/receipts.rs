@@ -128,6 +128,8 @@ pub struct Receipts {
     parked: AtomicUsize,
     parked_limit: usize,
     connections: AtomicU32,
+    /// Seats among them that are no connection's.
+    clerks: AtomicU32,
     stored_total: AtomicU64,
 }
 
@@ -154,6 +156,7 @@ impl Receipts {
             parked: AtomicUsize::new(0),
             parked_limit: limits.parked_bytes,
             connections: AtomicU32::new(0),
+            clerks: AtomicU32::new(0),
             stored_total: AtomicU64::new(0),
         }
     }
@@ -174,6 +177,13 @@ impl Receipts {
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
         Seat { receipts: Arc::clone(self), mailbox, tenant, name: pack(slot, generation, 0) }
+    }
+
+    /// Gives the node itself a slot, for as long as it lives, for records that come from no connection.
+    pub fn clerk(self: &Arc<Self>, mailbox: Arc<Mailbox>) -> Seat {
+        self.clerks.fetch_add(1, Ordering::Relaxed);
+        // No tenant has a slash in its name.
+        self.seat("/", mailbox)
     }
 
     fn tenant(&self, tenant: &str) -> Arc<Budget> {
@@ -207,7 +217,7 @@ impl Receipts {
 
     /// Connections that live.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed) as usize
+        self.connections.load(Ordering::Relaxed).saturating_sub(self.clerks.load(Ordering::Relaxed)) as usize
     }
 
     /// What the whole node has taken and not stored.

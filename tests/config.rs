@@ -32,7 +32,9 @@ fn stderr(output: &Output) -> String {
 fn working(more: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     generate(dir.path(), TokenAlgorithm::ES256).unwrap();
-    let text = format!("public.plaintext = true\nauth.jwks = 'jwks.json'\nkafka.brokers = 'k1:9092'\n{more}");
+    let text = format!(
+        "public.plaintext = true\nauth.jwks = 'jwks.json'\nkafka.brokers = 'k1:9092'\nredis.urls = ['redis://r1']\n{more}"
+    );
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
     dir
 }
@@ -72,6 +74,7 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         "public.tls_cert: is missing: set `public.tls_cert` and `public.tls_key`",
         "kafka.borkers: is not known; did you mean `kafka.brokers`? (tidegate.toml:5)",
         "kafka.brokers: is empty: name at least one broker, as host:port (not set, so the default counts)",
+        "redis.urls: is empty: name at least one, as redis://host:6379 (not set, so the default counts)",
         "kafka.properties.acks: cannot be set: what an ack means rests on it (tidegate.toml:6)",
         "auth.jwks: `nowhere.json` cannot be read: ",
         "auth.audience: audience in auth must not be empty (tidegate.toml:10)",

@@ -86,6 +86,7 @@ impl Rig {
             kind: PeerKind::Device,
             key: DeviceKey::new("acme", "d1").unwrap(),
             boot: None,
+            tenure: None,
             encoding: Encoding::Json,
             deflate: None,
             heartbeat_s: 25,

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidegate::eventlog::kafka::topics::{self, Applied, TopicOptions};
 use tidegate::eventlog::kafka::{KafkaConfig, KafkaLog, LaneState, StartError};
 use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
-use tidegate::eventlog::{AppendError, Deliveries, EventLog, Outcome, ProbeError, Record, Ticket, Topic};
+use tidegate::eventlog::{AppendError, Deliveries, EventLog, Kind, Outcome, ProbeError, Record, Ticket, Topic};
 use tidegate::id::{Boot, DeviceKey, Epoch};
 use tidegate::limits::Limits;
 use tidegate::telemetry::metrics::{Metrics, PublishOutcome, PublishTopic};
@@ -244,6 +244,7 @@ fn append(log: &dyn EventLog, topic: Topic, device: &DeviceKey, seq: u64, value:
     let boot = Boot::new("b1").unwrap();
     let record = Record {
         topic,
+        kind: Kind::Report,
         key: device,
         boot: &boot,
         seq: Some(seq),
@@ -306,6 +307,7 @@ async fn suite(bench: Bench) {
     let (key, boot) = (device(1), Boot::new("b").unwrap());
     let late = Record {
         topic: Topic::Telemetry,
+        kind: Kind::Report,
         key: &key,
         boot: &boot,
         seq: None,
@@ -434,6 +436,7 @@ async fn a_memory_log_that_is_held_reports_nothing_and_stalls() {
     let (key, boot) = (device(1), Boot::new("b").unwrap());
     let one_more = Record {
         topic: Topic::Telemetry,
+        kind: Kind::Report,
         key: &key,
         boot: &boot,
         seq: Some(4),

@@ -16,6 +16,7 @@ use crate::auth::{AuthError, Identity, Verified};
 use crate::connection::{Entry, Farewell};
 use crate::id::DeviceKey;
 use crate::protocol::close::CloseReason;
+use crate::registrar::{Contested, Tenure};
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
 use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
@@ -112,14 +113,38 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 2).into());
     }
     let (key, verified) = verify(gate, wish, peer, door).await?;
-    Ok(entry(key, verified, wish, door))
+    let tenure = match door {
+        PeerKind::Device => claim(gate, wish, &key).await?,
+        PeerKind::App => None,
+    };
+    Ok(entry(key, verified, wish, door, tenure))
 }
 
-fn entry(key: DeviceKey, verified: Option<Verified>, wish: &Wish, kind: PeerKind) -> Entry {
+/// Makes a device this node's. What is returned gives it back where no connection comes of it.
+async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Box<Tenure>>, Refusal> {
+    let Some(registrar) = &gate.node.registrar else { return Ok(None) };
+    let held = gate.node.roster.find(key).map(|(_, epoch)| epoch);
+    match registrar.claim(key, wish.boot.clone(), held).await {
+        Ok(tenure) => Ok(Some(Box::new(tenure))),
+        Err(Contested { wait_ms }) => {
+            let detail = "this device is connected elsewhere, and was taken over too often: do two share its identity?";
+            Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, wait_ms.div_ceil(1_000)).into())
+        }
+    }
+}
+
+fn entry(
+    key: DeviceKey,
+    verified: Option<Verified>,
+    wish: &Wish,
+    kind: PeerKind,
+    tenure: Option<Box<Tenure>>,
+) -> Entry {
     Entry {
         kind,
         key,
         boot: wish.boot.clone(),
+        tenure,
         encoding: wish.encoding,
         deflate: wish.deflate,
         heartbeat_s: wish.heartbeat_s,

@@ -1,7 +1,7 @@
 //! The internal port: `/livez`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -16,30 +16,49 @@ const STARTING: u8 = 0;
 const READY: u8 = 1;
 const LEAVING: u8 = 2;
 
-/// What a node says about itself. It takes itself out only for a fault of its own: while it starts and while it leaves.
-/// A Kafka that is lost later is seen by every node, and taking them all out would help nobody.
+/// What a node says about itself. It takes itself out only for a fault of its own: while it starts, while it leaves, and
+/// where it lacks Kafka while another node has it. What every node suffers takes none of them out: that would help nobody.
 #[derive(Debug, Default)]
-pub struct Health(AtomicU8);
+pub struct Health {
+    stage: AtomicU8,
+    cut_off: AtomicBool,
+}
 
 impl Health {
     /// The first probe came back and tokens can be judged: traffic may come. A node that leaves stays unready.
     pub fn started(&self) {
-        let _unless_leaving = self.0.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+        let _unless_leaving = self.stage.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// No new traffic, please.
     pub fn leaving(&self) {
-        self.0.store(LEAVING, Ordering::Relaxed);
+        self.stage.store(LEAVING, Ordering::Relaxed);
+    }
+
+    /// Whether it leaves.
+    pub fn is_leaving(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == LEAVING
+    }
+
+    /// Whether this node alone lacks what others have.
+    pub fn set_cut_off(&self, cut_off: bool) {
+        self.cut_off.store(cut_off, Ordering::Relaxed);
+    }
+
+    /// Whether the node has started, and does not leave.
+    pub fn has_started(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == READY
     }
 
     /// Whether traffic should come.
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == READY
+        self.has_started() && !self.cut_off.load(Ordering::Relaxed)
     }
 
     fn word(&self) -> &'static str {
-        match self.0.load(Ordering::Relaxed) {
+        match self.stage.load(Ordering::Relaxed) {
             STARTING => "starting",
+            READY if self.cut_off.load(Ordering::Relaxed) => "cut off from kafka",
             READY => "ready",
             _ => "leaving",
         }
@@ -71,6 +90,7 @@ async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Resp
     let node = &inside.node;
     let (kafka, age) = node.metrics.probe_state(ProbePath::Kafka);
     let pending = node.log.pending();
+    let (redis, redis_age) = node.metrics.probe_state(ProbePath::Redis);
     let state = serde_json::json!({
         "state": word,
         "kafka": {
@@ -80,6 +100,7 @@ async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Resp
             "pending_bytes": pending.bytes,
             "stalled_ms": pending.stalled_ms,
         },
+        "redis": { "probe": redis, "probe_age_s": redis_age.as_secs_f64() },
         "auth": { "keys": node.auth.as_ref().is_none_or(|auth| auth.is_ready()) },
         "connections": node.receipts.connections(),
     });
@@ -101,6 +122,9 @@ mod tests {
         assert_eq!((health.is_ready(), health.word()), (false, "starting"));
         health.started();
         assert_eq!((health.is_ready(), health.word()), (true, "ready"));
+        health.set_cut_off(true);
+        assert_eq!((health.is_ready(), health.word()), (false, "cut off from kafka"));
+        health.set_cut_off(false);
         health.leaving();
         health.started();
         assert_eq!((health.is_ready(), health.word()), (false, "leaving"));

@@ -1,12 +1,15 @@
 //! What a node does all the time, whoever is connected: hand receipts out, watch the flow, wake those whose moment has
-//! come, probe the log, and look at keys that were revoked.
+//! come, probe the log, keep what stands in the directory true, and look at keys that were revoked.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::Health;
 use crate::connection::{Node, TICK_MS};
+use crate::keeper::{Keeper, Parts};
+use crate::ownership::NodeState;
 use crate::receipts::Batch;
+use crate::registrar::Registrar;
 use crate::telemetry::metrics::ProbePath;
 
 const FLOW_EVERY: Duration = Duration::from_millis(100);
@@ -15,8 +18,23 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const FIRST_PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The keeper of a node that claims its devices.
+pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>) -> Arc<Keeper> {
+    Keeper::new(Parts {
+        registrar: Arc::clone(registrar),
+        roster: Arc::clone(&node.roster),
+        log: Arc::clone(&node.log),
+        receipts: Arc::clone(&node.receipts),
+        metrics: node.metrics.clone(),
+        // Nobody listens for peers yet.
+        address: String::new(),
+    })
+}
+
 /// Starts them all; they end with the runtime.
-pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>) {
+pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>, keeper: &Arc<Keeper>) {
+    keeper.spawn();
+    tokio::spawn(report(Arc::clone(health), Arc::clone(keeper)));
     tokio::spawn(hand_out(Arc::clone(node)));
     tokio::spawn(watch_flow(Arc::clone(node)));
     tokio::spawn(sweep(Arc::clone(node)));
@@ -32,6 +50,20 @@ async fn hand_out(node: Arc<Node>) {
     let mut batch = Batch::default();
     loop {
         std::future::poll_fn(|cx| node.receipts.poll_hand_out(cx, &mut batch)).await;
+    }
+}
+
+/// Tells the others what this node is doing, and the platform what the others have.
+async fn report(health: Arc<Health>, keeper: Arc<Keeper>) {
+    let mut every = tokio::time::interval(FLOW_EVERY);
+    loop {
+        every.tick().await;
+        health.set_cut_off(keeper.is_cut_off());
+        if health.has_started() {
+            keeper.set_state(NodeState::Ready);
+        } else if health.is_leaving() {
+            keeper.set_state(NodeState::Draining);
+        }
     }
 }
 
@@ -70,7 +102,7 @@ async fn probe(node: Arc<Node>, health: Arc<Health>) {
             Ok(()) => tracing::warn!("not ready yet: no issuer's keys could be read so far (auth.jwks)"),
             Err(error) => tracing::warn!(%error, "a probe of the event log failed"),
         }
-        tokio::time::sleep(if health.is_ready() { PROBE_EVERY } else { FIRST_PROBE_EVERY }).await;
+        tokio::time::sleep(if health.has_started() { PROBE_EVERY } else { FIRST_PROBE_EVERY }).await;
     }
 }
 

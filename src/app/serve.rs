@@ -15,9 +15,15 @@ use crate::auth::Authenticator;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
 use crate::eventlog::kafka::KafkaLog;
+use crate::id::NodeName;
+use crate::keeper::Keeper;
+use crate::ownership::NodeLife;
+use crate::ownership::redis::RedisOwnership;
 use crate::receipts::Receipts;
+use crate::registrar::Registrar;
 use crate::socket::listener::{self, ListenerSettings};
 use crate::socket::tls::{CertReloader, TlsFiles};
+use crate::store::Store;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 
@@ -25,6 +31,10 @@ use crate::telemetry::metrics::Metrics;
 const EXIT_CONFIG: u8 = 78;
 /// Something the node needs cannot be reached (`EX_UNAVAILABLE`).
 const EXIT_UNAVAILABLE: u8 = 69;
+/// A node that could not be made known tries again after this.
+const INTRODUCED_AGAIN: Duration = Duration::from_millis(250);
+/// How long a leaving node tries to have its rows removed and its presence published; its lease does the rest.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a leaving node waits for its last refusals to be answered.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -42,7 +52,7 @@ impl Failure {
 }
 
 /// Serves until the node is told to leave (SIGTERM, SIGINT). 0 after that, 78 where the configuration is wrong, 69
-/// where Kafka cannot be reached in time, 1 for the rest.
+/// where Kafka or Redis cannot be reached in time, 1 for the rest.
 #[expect(clippy::print_stderr, reason = "why a node does not start must be seen whatever the log filter says")]
 pub fn serve(config: Config) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
@@ -71,13 +81,13 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let node = tokio::select! {
+    let (node, keeper) = tokio::select! {
         node = node(&config, metrics) => node?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
     };
     let health = Arc::new(Health::default());
-    super::keepers::spawn(&node, &health);
+    super::keepers::spawn(&node, &health, &keeper);
     let public = bind(&config.public.listen, "public.listen")?;
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
@@ -86,12 +96,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
-    leave(&config, &node, &health, accepting, &mut signals).await;
+    leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
     Ok(())
 }
 
 /// Everything but the ports.
-async fn node(config: &Config, metrics: Metrics) -> Result<Arc<Node>, Failure> {
+async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keeper>), Failure> {
     let auth = Authenticator::new(config.auth.clone(), config.limits.token_bytes, config.limits.token_cache);
     let auth = auth.map_err(|error| Failure::config(error.to_string()))?;
     let receipts = Arc::new(Receipts::new(&config.limits));
@@ -99,12 +109,43 @@ async fn node(config: &Config, metrics: Metrics) -> Result<Arc<Node>, Failure> {
     let timeout = Duration::from_secs(config.node.start_timeout_s);
     let counted = metrics.clone();
     let start = move || KafkaLog::start(&kafka, &limits, timeout, deliveries, &counted);
-    let log = tokio::task::spawn_blocking(start).await.map_err(|error| Failure::other(error.to_string()))?;
-    let log = log.map_err(|error| {
-        Failure(if error.is_retryable() { EXIT_UNAVAILABLE } else { EXIT_CONFIG }, error.to_string())
-    })?;
+    // Both at once, so that the time to start is that of the slower one.
+    let (log, registrar) =
+        tokio::join!(tokio::task::spawn_blocking(start), registrar(config, metrics.clone(), timeout));
+    let log = log.map_err(|error| Failure::other(error.to_string()))?;
+    let log = log.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
+    let registrar = registrar?;
     let auth = Some(Arc::new(auth));
-    Ok(Arc::new(Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics)))
+    let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
+    node.registrar = Some(Arc::clone(&registrar));
+    let keeper = super::keepers::keeper(&node, &registrar);
+    introduce(&keeper, tokio::time::Instant::now() + timeout).await?;
+    Ok((Arc::new(node), keeper))
+}
+
+fn unreached(is_retryable: bool, text: String) -> Failure {
+    Failure(if is_retryable { EXIT_UNAVAILABLE } else { EXIT_CONFIG }, text)
+}
+
+/// The directory on Redis, and this node in a new life.
+async fn registrar(config: &Config, metrics: Metrics, timeout: Duration) -> Result<Arc<Registrar>, Failure> {
+    let name = NodeName::new(&config.node.effective_name());
+    let name = name.map_err(|error| Failure::config(format!("node.name: {error}")))?;
+    let store = Store::connect(&config.redis, timeout).await;
+    let store = store.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
+    let ownership = RedisOwnership::new(Arc::new(store), metrics);
+    Ok(Arc::new(Registrar::new(Arc::new(ownership), NodeLife::begin(name))))
+}
+
+/// Makes the node known to the others before it takes a device.
+async fn introduce(keeper: &Arc<Keeper>, end: tokio::time::Instant) -> Result<(), Failure> {
+    while let Err(error) = keeper.begin().await {
+        if !error.is_retryable() || tokio::time::Instant::now() >= end {
+            return Err(unreached(error.is_retryable(), format!("the node's lease: {error}")));
+        }
+        tokio::time::sleep(INTRODUCED_AGAIN).await;
+    }
+    Ok(())
 }
 
 fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
@@ -142,8 +183,15 @@ fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<CertReloader>>, 
 }
 
 /// Unready first, and load balancers get the time to see it; then no connection is let in, what was taken is acked,
-/// every connection is closed with 1012, and the log is flushed.
-async fn leave(config: &Config, node: &Node, health: &Health, accepting: JoinHandle<()>, signals: &mut Signals) {
+/// every connection is closed with 1012, its row removed, and the log is flushed.
+async fn leave(
+    config: &Config,
+    node: &Node,
+    health: &Health,
+    keeper: &Keeper,
+    accepting: JoinHandle<()>,
+    signals: &mut Signals,
+) {
     tracing::info!("leaving: unready now");
     health.leaving();
     node.metrics.draining.set(1);
@@ -156,6 +204,7 @@ async fn leave(config: &Config, node: &Node, health: &Health, accepting: JoinHan
     let end = tokio::time::Instant::now() + Duration::from_secs(config.drain.budget_s);
     super::wait_for_connections(node, end).await;
     accepting.abort();
+    keeper.finish(end.min(tokio::time::Instant::now() + SETTLED_WITHIN)).await;
     let flushed = node.log.close(end.saturating_duration_since(tokio::time::Instant::now()));
     let (left, ()) = tokio::join!(flushed, wait_for_refusals(node, end));
     if left > 0 {

@@ -1,7 +1,7 @@
 //! Reading the file and the environment key by key, so that one mistake does not hide the next.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::error::Kind;
@@ -18,6 +18,8 @@ const PREFIX: &str = "TIDEGATE_";
 const TABLE: &str = "kafka.properties";
 /// librdkafka's only property with an underscore that a text can set.
 const WITH_UNDERSCORE: &str = "log_level";
+/// The key whose file is read again later, at every connect.
+const READ_AGAIN: &str = "redis.password";
 /// The source of mistakes that hide the whole file.
 pub(super) const WHOLE_FILE: &str = "the configuration file";
 
@@ -37,6 +39,8 @@ struct Setting {
     key: String,
     candidates: Vec<Value>,
     source: String,
+    /// The file that held the value, where the environment named one.
+    file: Option<PathBuf>,
 }
 
 impl Setting {
@@ -67,6 +71,7 @@ pub(super) fn read(file: Option<&Path>, env: impl IntoIterator<Item = (String, S
 
     let mut sources = BTreeMap::new();
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    let mut password_file = None;
     for setting in settings {
         let outcome = match is_known(&setting.key, &known) {
             true => accept(&figment, &setting),
@@ -75,12 +80,17 @@ pub(super) fn read(file: Option<&Path>, env: impl IntoIterator<Item = (String, S
         match outcome {
             Ok(next) => {
                 figment = next;
+                if setting.key == READ_AGAIN {
+                    password_file = setting.file;
+                }
                 sources.insert(setting.key, setting.source);
             }
             Err(text) => mistakes.push(Mistake { key: setting.key, text, source: setting.source }),
         }
     }
-    Read { config: figment.extract().unwrap_or_default(), mistakes, sources }
+    let mut config: Config = figment.extract().unwrap_or_default();
+    config.redis.password_file = password_file;
+    Read { config, mistakes, sources }
 }
 
 /// The figment with the first reading of the setting that fits its type.
@@ -144,7 +154,12 @@ fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
         match content {
             toml::Value::Table(keys) => add_keys(section, keys, &source, &mut settings),
             // Whatever it is, it is no section: reported as a key that nobody knows.
-            _ => settings.push(Setting { key: section.clone(), candidates: Vec::new(), source: source(section) }),
+            _ => settings.push(Setting {
+                key: section.clone(),
+                candidates: Vec::new(),
+                source: source(section),
+                file: None,
+            }),
         }
     }
     settings
@@ -176,7 +191,7 @@ fn add_keys(above: &str, keys: &toml::Table, source: &dyn Fn(&str) -> String, se
                 if property(&key).is_some() && matches!(value, toml::Value::Integer(_) | toml::Value::Boolean(_)) {
                     candidates.insert(0, Value::from(value.to_string()));
                 }
-                settings.push(Setting { source: source(&key), key, candidates });
+                settings.push(Setting { source: source(&key), key, candidates, file: None });
             }
         }
     }
@@ -221,13 +236,14 @@ fn from_variable(name: &str, text: String, source: String, known: &[String]) -> 
     let full = format!("{section}.{}", rest.replace("__", "."));
     let stem = full.strip_suffix("_file").filter(|stem| !known.contains(&full) && is_known(stem, known));
     let Some(stem) = stem else {
-        return Some(Ok(Setting { key: spelt(&full), candidates: readings(&text), source }));
+        return Some(Ok(Setting { key: spelt(&full), candidates: readings(&text), source, file: None }));
     };
     let key = spelt(stem);
     Some(match std::fs::read_to_string(&text) {
         Ok(content) => {
             let candidates = readings(content.trim_end_matches(['\n', '\r']));
-            Ok(Setting { key, candidates, source: format!("file {text}, named by {source}") })
+            let source = format!("file {text}, named by {source}");
+            Ok(Setting { key, candidates, source, file: Some(text.into()) })
         }
         Err(error) => Err(Mistake { key, text: format!("its file `{text}` cannot be read: {error}"), source }),
     })

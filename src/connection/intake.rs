@@ -10,7 +10,7 @@ use super::Transport;
 use super::pump::{Desk, Held, Pump, State};
 use super::witness::{self, End};
 use crate::auth::AuthError;
-use crate::eventlog::{AppendError, Record, Topic};
+use crate::eventlog::{AppendError, Kind, Record, Topic};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{GatewayMessage, Report, ReportKind};
 use crate::protocol::{CodecLimits, read_frame};
@@ -148,6 +148,7 @@ impl<S: Transport> Pump<S> {
                 if let Some(rtt_ms) = self.session.pong(desk.now) {
                     self.node.metrics.ping_rtt.observe(rtt_ms as f64 / 1_000.0);
                 }
+                self.place.mailbox().answered();
                 self.control(desk);
             }
             Event::Close(reason) => {
@@ -214,11 +215,12 @@ impl<S: Transport> Pump<S> {
                 ReportKind::Status => Topic::Status,
             },
             key: &self.place.key,
-            boot: &self.place.boot,
+            boot: self.place.boot(),
             seq: report.seq,
             timestamp_ms: report.timestamp_ms,
             received_ms: desk.now.unix_ms,
-            epoch: self.place.epoch,
+            epoch: self.place.epoch(),
+            kind: Kind::Report,
             traceparent: if self.node.trust_traceparent { report.traceparent.as_deref() } else { None },
             value: &report.json,
         };

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::berth::{self, Comer, Greeting};
 use super::witness::{self, End};
 use super::{Entry, Node, STOP_WITHIN_MS, TICK_MS, Transport};
 use crate::auth::{AuthError, Identity, KeyRef, Verified};
@@ -60,16 +61,25 @@ thread_local! {
 pub(super) struct Place {
     pub(super) seat: Seat,
     pub(super) key: DeviceKey,
-    /// Its epoch in the roster; 0 of an application, which is in no roster since nobody takes its place.
-    pub(super) epoch: Epoch,
-    pub(super) boot: Boot,
     pub(super) signed_by: Option<KeyRef>,
-    pub(super) id: SessionId,
 }
 
 impl Place {
-    pub(super) fn mailbox(&self) -> &Mailbox {
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
         self.seat.mailbox()
+    }
+
+    pub(super) fn id(&self) -> SessionId {
+        self.mailbox().session()
+    }
+
+    pub(super) fn boot(&self) -> &Boot {
+        self.mailbox().boot()
+    }
+
+    /// Its epoch in the roster; 0 of an application, which is in no roster since nobody takes its place.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.mailbox().epoch()
     }
 }
 
@@ -104,12 +114,9 @@ pub(super) struct Unsent {
 type Verifying = Pin<Box<dyn Future<Output = Result<Verified, AuthError>> + Send>>;
 
 /// How far a connection is. Moments are ticks of [`TICK_MS`].
-#[derive(Clone, Copy)]
 pub(super) enum State {
     /// Nobody was greeted yet.
-    New {
-        heartbeat_s: u32,
-    },
+    New(Box<Greeting>),
     Open,
     /// Reads no more; closes when all is settled, and at this moment anyway.
     Stopping {
@@ -151,22 +158,14 @@ impl<S: Transport> Pump<S> {
     /// Takes a connection's place in the node; [`Pump::drop`] gives it back.
     pub(super) fn enter(stream: S, entry: Entry, node: Arc<Node>) -> Self {
         let now = node.now();
-        let id = SessionId::draw();
-        let boot = entry.boot.unwrap_or_else(|| id.into());
-        let mailbox = Arc::new(Mailbox::default());
-        let seat = node.receipts.seat(entry.key.tenant(), Arc::clone(&mailbox));
-        let epoch = match entry.kind {
-            PeerKind::Device => {
-                let unix_us = now.unix_ms.unsigned_abs() * 1_000;
-                node.roster.enter(&entry.key, boot.as_str(), mailbox, unix_us)
-            }
-            PeerKind::App => Epoch(0),
-        };
-        let place = Place { seat, key: entry.key, epoch, boot, signed_by: entry.signed_by, id };
+        let heartbeat_s = u32::try_from(entry.heartbeat_s).unwrap_or(u32::MAX / 1_000);
+        let comer = Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s };
+        let (mailbox, greeting) = berth::enter(&node, comer, now);
+        let seat = node.receipts.seat(entry.key.tenant(), mailbox);
+        let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
         witness::connected(&place);
         node.metrics.connections.of(ConnectionState::Open, entry.kind).inc();
         let leeway_ms = node.auth.as_ref().map_or(0, |auth| auth.leeway_ms());
-        let heartbeat_s = u32::try_from(entry.heartbeat_s).unwrap_or(u32::MAX / 1_000);
         // Not everybody who came back at once is to be pinged at once.
         let heartbeat_ms = heartbeat_s.saturating_mul(1_000);
         let heartbeat_ms = heartbeat_ms - fastrand::u32(0..=heartbeat_ms / 10);
@@ -182,7 +181,7 @@ impl<S: Transport> Pump<S> {
             wire: Wire { encoding: entry.encoding, deflate: entry.deflate, close_drop: entry.close_drop },
             counted: 0,
             since: tick(now.mono_ms),
-            state: State::New { heartbeat_s },
+            state: State::New(Box::new(greeting)),
             node,
         }
     }
@@ -206,9 +205,10 @@ impl<S: Transport> Pump<S> {
 
     /// Returns whether there may be more to read.
     fn work(&mut self, cx: &mut Context<'_>, read: &mut [u8], desk: &mut Desk) -> bool {
-        if let State::New { heartbeat_s } = self.state {
-            self.state = State::Open;
-            self.greet(heartbeat_s, desk);
+        if matches!(self.state, State::New(_))
+            && let State::New(greeting) = std::mem::replace(&mut self.state, State::Open)
+        {
+            self.greet(&greeting, desk);
         }
         let ticked = self.take_mail(desk);
         self.take_verdict(cx, desk);
@@ -227,22 +227,22 @@ impl<S: Transport> Pump<S> {
     }
 
     /// The greeting, and behind it what the node told its connections before this one was there.
-    fn greet(&mut self, heartbeat_s: u32, desk: &mut Desk) {
+    fn greet(&mut self, greeting: &Greeting, desk: &mut Desk) {
         let limits = &self.node.limits;
         let is_device = self.session.kind() == PeerKind::Device;
-        let session = self.place.id.to_string();
+        let session = self.place.id().to_string();
         let welcome = Welcome {
             message: "welcome to Tidegate",
             device_id: self.place.key.device(),
             session: &session,
-            epoch: self.place.epoch.0,
-            heartbeat_s: u64::from(heartbeat_s),
+            epoch: self.place.epoch().0,
+            heartbeat_s: u64::from(greeting.heartbeat_s),
             max_message_bytes: limits.message_bytes as u64,
             window: if is_device { limits.window_messages as u64 } else { 0 },
             server_time: desk.now.unix_ms,
             token_expires_at: self.session.token_expires_at(),
-            resume_after: None,
-            registered: None,
+            resume_after: greeting.resume_after,
+            registered: greeting.registered,
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
@@ -271,6 +271,9 @@ impl<S: Transport> Pump<S> {
         }
         if signals.has(Signal::Keys) && self.place.signed_by.as_ref().is_some_and(KeyRef::is_revoked) {
             self.close(CloseReason::TokenRevoked, desk);
+        }
+        if signals.has(Signal::Prove) {
+            self.put_control(SentType::WsPing, &[], desk);
         }
         if signals.has(Signal::Letter) {
             while let Some(Letter::Close(reason)) = self.place.mailbox().take_letter() {
@@ -336,7 +339,7 @@ impl<S: Transport> Pump<S> {
             self.session.not_reading(now);
             self.decoder.not_reading(now.mono_ms);
             if ticked && let Some(error) = self.stream.broken() {
-                tracing::debug!(session = %self.place.id, %error, "the peer of a connection that was not read is gone");
+                tracing::debug!(session = %self.place.id(), %error, "the peer of a connection that was not read is gone");
                 return self.finish(End::Lost, "the transport broke while it was not read", 0, desk);
             }
         }
@@ -446,14 +449,14 @@ impl<S: Transport> Future for Pump<S> {
 impl<S> Drop for Pump<S> {
     fn drop(&mut self) {
         self.place.seat.unpark(self.counted as usize);
-        if self.session.kind() == PeerKind::Device {
-            self.node.roster.leave(&self.place.key, self.place.epoch);
-        }
         let (metrics, kind) = (&self.node.metrics, self.session.kind());
         let (state, end) = match self.state {
             State::Closing { end, .. } => (ConnectionState::Closing, end),
             _ => (ConnectionState::Open, End::Lost),
         };
+        if kind == PeerKind::Device {
+            berth::leave(&self.node, &self.place, self.session.window().acked(), end);
+        }
         metrics.connections.of(state, kind).dec();
         for reason in [PauseReason::Log, PauseReason::Rate] {
             if self.session.is_paused(reason) {

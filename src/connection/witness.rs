@@ -81,8 +81,8 @@ macro_rules! line {
 pub(super) fn connected(place: &Place) {
     let key = &place.key;
     tracing::debug!(
-        session = %place.id, tenant = key.tenant(), device = key.device(), boot = place.boot.as_str(),
-        epoch = place.epoch.0, "connected"
+        session = %place.id(), tenant = key.tenant(), device = key.device(), boot = place.boot().as_str(),
+        epoch = place.epoch().0, "connected"
     );
 }
 
@@ -103,7 +103,7 @@ pub(super) fn ended(node: &Node, place: &Place, end: End, why: &str, lived_s: u6
     let key = &place.key;
     let loud = end.is_remarkable() && node.lines.take(now);
     line!(
-        loud, session = %place.id, tenant = key.tenant(), device = key.device(), code = end.code(),
+        loud, session = %place.id(), tenant = key.tenant(), device = key.device(), code = end.code(),
         reason = reason.as_str(), by = end.initiator().as_str(), why, lived_s,
         security = security.map(SecurityEvent::as_str), "disconnected"
     );
@@ -121,7 +121,7 @@ pub(super) fn refused(node: &Node, place: &Place, code: RefusalCode, seq: Option
     }
     let key = &place.key;
     line!(
-        line && node.lines.take(now), session = %place.id, tenant = key.tenant(), device = key.device(),
+        line && node.lines.take(now), session = %place.id(), tenant = key.tenant(), device = key.device(),
         code = code.as_str(), seq, security = security.map(SecurityEvent::as_str), "message refused"
     );
 }
@@ -131,7 +131,7 @@ pub(super) fn guessed(node: &Node, place: &Place, line: bool, now: Now) {
     node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
     let key = &place.key;
     line!(
-        line && node.lines.take(now), session = %place.id, tenant = key.tenant(), device = key.device(),
+        line && node.lines.take(now), session = %place.id(), tenant = key.tenant(), device = key.device(),
         security = SecurityEvent::GuessedCommand.as_str(), "an answer to a command that was never sent"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::record::Record;
+use super::record::{Kind, Record};
 
 /// A device's clock may be this far behind the receipt, in milliseconds: it buffered while it was offline.
 const PAST_MS: i64 = 30 * 24 * 3_600_000;
@@ -24,7 +24,7 @@ pub(super) fn headers(record: &Record<'_>, mut add: impl FnMut(&'static str, &[u
     text.push(b"/tidegate/");
     text.push(record.key.as_str().as_bytes());
     add("ce_source", text.take());
-    add("ce_type", record.topic.event_type().as_bytes());
+    add("ce_type", record.event_type().as_bytes());
     let claimed = record.timestamp_ms;
     let believed = claimed.filter(|claim| is_believable(*claim, record.received_ms));
     match believed {
@@ -84,6 +84,15 @@ impl Text {
     }
 
     fn event_id(&mut self, record: &Record<'_>) {
+        let state: Option<&[u8]> = match record.kind {
+            Kind::Report => None,
+            Kind::Online => Some(b":online"),
+            Kind::Offline => Some(b":offline"),
+        };
+        if let Some(state) = state {
+            self.push(itoa::Buffer::new().format(record.epoch.0).as_bytes());
+            return self.push(state);
+        }
         self.push(record.boot.as_str().as_bytes());
         self.push(b":");
         match record.seq {
@@ -214,6 +223,7 @@ mod tests {
         let (key, boot) = (DeviceKey::new("acme", "sensor-001").unwrap(), Boot::new("b1").unwrap());
         let record = Record {
             topic: Topic::Telemetry,
+            kind: Kind::Report,
             key: &key,
             boot: &boot,
             seq: Some(7),
@@ -236,6 +246,9 @@ mod tests {
         ];
         assert_eq!(of(&record), expected.map(|(name, value)| (name, value.to_owned())));
         let fresh = of(&Record { seq: None, ..record.clone() });
+        let gone = of(&Record { seq: None, kind: Kind::Offline, topic: Topic::Status, ..record.clone() });
+        let presence = (value(&gone, "ce_id"), value(&gone, "ce_type"));
+        assert_eq!(presence, (Some("9:offline"), Some("tidegate.presence.v1")));
         let id = value(&fresh, "ce_id").unwrap().strip_prefix("b1:-").unwrap();
         assert!(id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
     }
@@ -247,6 +260,7 @@ mod tests {
         let with = |timestamp_ms| {
             let all = of(&Record {
                 topic: Topic::Status,
+                kind: Kind::Report,
                 key: &key,
                 boot: &boot,
                 seq: Some(1),
@@ -275,6 +289,7 @@ mod tests {
         let (key, boot) = (DeviceKey::new(&long, &long).unwrap(), Boot::new(&"b".repeat(64)).unwrap());
         let all = of(&Record {
             topic: Topic::Telemetry,
+            kind: Kind::Report,
             key: &key,
             boot: &boot,
             seq: Some(crate::id::MAX_SEQ),

@@ -22,14 +22,17 @@ impl Topic {
             Self::Status => "status",
         }
     }
+}
 
-    /// `ce_type` of the records the gateway writes for devices.
-    pub const fn event_type(self) -> &'static str {
-        match self {
-            Self::Telemetry => "tidegate.update.v1",
-            Self::Status => "tidegate.status.v1",
-        }
-    }
+/// What a record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// What a device said.
+    Report,
+    /// The device is connected.
+    Online,
+    /// It is not any more.
+    Offline,
 }
 
 /// A record to append. Times are Unix milliseconds.
@@ -37,11 +40,14 @@ impl Topic {
 pub struct Record<'a> {
     /// Where to.
     pub topic: Topic,
+    /// What it tells.
+    pub kind: Kind,
     /// Whose: the record's key, and `ce_source`.
     pub key: &'a DeviceKey,
     /// The scope of `seq`.
     pub boot: &'a Boot,
-    /// The device's number: `ce_id` is `<boot>:<seq>`; without one a fresh id (`<boot>:-<16 hex digits>`).
+    /// The device's number: `ce_id` is `<boot>:<seq>`; without one a fresh id (`<boot>:-<16 hex digits>`). Presence has
+    /// none, and its id is `<epoch>:online` or `<epoch>:offline`.
     pub seq: Option<u64>,
     /// The device's claim of when. `ce_time` where it lies within 30 days before and an hour after `received_ms`, else
     /// `received_ms` is, with `tg_clock_suspect: true`.
@@ -54,4 +60,15 @@ pub struct Record<'a> {
     pub traceparent: Option<&'a str>,
     /// The JSON message.
     pub value: &'a [u8],
+}
+
+impl Record<'_> {
+    /// `ce_type`.
+    pub const fn event_type(&self) -> &'static str {
+        match (self.kind, self.topic) {
+            (Kind::Report, Topic::Telemetry) => "tidegate.update.v1",
+            (Kind::Report, Topic::Status) => "tidegate.status.v1",
+            (Kind::Online | Kind::Offline, _) => "tidegate.presence.v1",
+        }
+    }
 }

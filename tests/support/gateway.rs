@@ -11,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::process::Process;
+use super::redis::Redis;
 use super::ws::RawClient;
 use super::{kafka, ports, wait_for};
 
@@ -22,6 +23,8 @@ pub struct Builder {
     keys: BTreeMap<String, String>,
     tls: bool,
     brokers: String,
+    redis: Option<String>,
+    beside: Option<(String, PathBuf)>,
 }
 
 impl Builder {
@@ -44,23 +47,49 @@ impl Builder {
         self
     }
 
+    /// Has its directory at this url instead of in a Redis of its own.
+    pub fn redis(mut self, url: &str) -> Self {
+        self.redis = Some(url.to_owned());
+        self
+    }
+
+    /// Another node of the same cluster: with its Redis, its topics and its signing key, and a name of its own.
+    pub fn beside(mut self, other: &Gateway) -> Self {
+        self.redis = Some(other.redis_url.clone());
+        self.brokers.clone_from(&other.brokers);
+        self.beside = Some((other.prefix.clone(), other.dir.path().to_owned()));
+        self
+    }
+
     /// Makes its topics and starts it, and waits until `/readyz` says 200.
     pub fn start(self) -> Gateway {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let made = Command::new(PROGRAM).args(["keys", "new", "--dir"]).arg(dir.path()).output().expect("it runs");
         assert!(made.status.success(), "tidegate keys new: {}", String::from_utf8_lossy(&made.stderr));
-        let prefix = kafka::new_prefix();
+        if let Some((_, keys)) = &self.beside {
+            for file in ["signing-key.pem", "jwks.json"] {
+                std::fs::copy(keys.join(file), dir.path().join(file)).expect("the keys are there");
+            }
+        }
+        let prefix = self.beside.as_ref().map_or_else(kafka::new_prefix, |(prefix, _)| prefix.clone());
+        let own_redis = self.redis.is_none().then(Redis::start);
+        let redis_url = self.redis.clone().or_else(|| own_redis.as_ref().map(Redis::url)).expect("one of the two");
         let (public, internal) = (ports::free(), ports::free());
         let mut keys = self.defaults(dir.path(), &prefix, public, internal);
+        keys.insert("redis.urls".into(), format!("['{redis_url}']"));
+        keys.insert("node.name".into(), format!("'gw-{public}'"));
         if self.tls {
             write_certificate(dir.path());
         }
         keys.extend(self.keys);
         let config = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
         std::fs::write(dir.path().join("tidegate.toml"), config).expect("the configuration is written");
-        kafka::create_topics(&self.brokers, &prefix);
+        if self.beside.is_none() {
+            kafka::create_topics(&self.brokers, &prefix);
+        }
         let process = serve(dir.path());
-        let mut gateway = Gateway { process, dir, prefix, public, internal, tls: self.tls, brokers: self.brokers };
+        let (tls, brokers) = (self.tls, self.brokers);
+        let mut gateway = Gateway { process, dir, prefix, public, internal, tls, brokers, redis_url, own_redis };
         gateway.wait_ready();
         gateway
     }
@@ -99,12 +128,14 @@ pub struct Gateway {
     internal: u16,
     tls: bool,
     brokers: String,
+    redis_url: String,
+    own_redis: Option<Redis>,
 }
 
 impl Gateway {
     /// A gateway on the shared Kafka with topics of its own, speaking plain ws.
     pub fn build() -> Builder {
-        Builder { keys: BTreeMap::new(), tls: false, brokers: kafka::shared() }
+        Builder { keys: BTreeMap::new(), tls: false, brokers: kafka::shared(), redis: None, beside: None }
     }
 
     /// `build().start()`.
@@ -141,6 +172,16 @@ impl Gateway {
     /// The brokers it writes to.
     pub fn brokers(&self) -> &str {
         &self.brokers
+    }
+
+    /// Its name among the nodes.
+    pub fn name(&self) -> String {
+        format!("gw-{}", self.public)
+    }
+
+    /// The Redis that was started for it.
+    pub fn redis(&mut self) -> &mut Redis {
+        self.own_redis.as_mut().expect("a Redis of its own")
     }
 
     /// The full name of a topic of its own: `topic("telemetry")`.

@@ -18,7 +18,6 @@ pub mod kafka;
 pub mod ledger;
 pub mod ports;
 pub mod process;
-#[cfg(feature = "redis")]
 pub mod redis;
 pub mod ws;
 

@@ -34,7 +34,7 @@ pub(super) enum Peer {
 pub struct Other {
     /// Its binary.
     pub tidegate: PathBuf,
-    /// What stands in its configuration behind what both have, which ends in the section `kafka`.
+    /// What stands in its configuration behind what both have (all but `redis`), which ends in the section `kafka`.
     pub config: String,
 }
 
@@ -52,6 +52,8 @@ pub struct Bench {
     pub bins: PathBuf,
     /// The broker.
     pub brokers: String,
+    /// The url of the Redis.
+    pub redis: String,
     /// Certificate and tokens.
     pub identity: Arc<Identity>,
     /// The next device number nobody used.
@@ -129,9 +131,11 @@ impl Bench {
         } else {
             "plaintext = true".to_owned()
         };
+        // An older build to compare with may not know the section.
+        let redis = if peer == Peer::Other { String::new() } else { format!("[redis]\nurls = [\"{}\"]\n", self.redis) };
         let text = format!(
             "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
-             issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
+             issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
             identity.jwks, self.brokers
         );
         let file = self.dir.join("tidegate.toml");

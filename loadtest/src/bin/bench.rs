@@ -35,6 +35,9 @@ struct Arguments {
     /// The broker; it should run on the cores that are not the first.
     #[arg(long, env = "TIDEGATE_TEST_KAFKA")]
     kafka: String,
+    /// The Redis, of the benchmarks' own.
+    #[arg(long, env = "TIDEGATE_TEST_REDIS")]
+    redis: String,
     /// The gateway's binary. Absent: the one beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
@@ -148,6 +151,7 @@ fn prepare(arguments: &Arguments) -> Result<Bench, BenchError> {
         tidegate,
         bins,
         brokers: arguments.kafka.clone(),
+        redis: arguments.redis.clone(),
         identity: Identity::new(&dir)?,
         numbers: AtomicU64::new(1),
         dir,

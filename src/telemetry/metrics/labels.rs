@@ -298,6 +298,8 @@ labels! {
     ProbePath {
         /// One record to Kafka and its delivery report.
         Kafka = "kafka",
+        /// The node's lease in Redis.
+        Redis = "redis",
     }
 
     /// What somebody should look at who watches for attacks.

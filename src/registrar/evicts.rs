@@ -1,0 +1,125 @@
+//! Devices that were taken over from other nodes which have not been told yet.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::id::{DeviceKey, Epoch};
+use crate::ownership::NodeLife;
+
+/// Most that are kept; of one more its node is asked to sweep instead.
+pub const KEPT: usize = 10_000;
+
+/// One node to be told that a device has another owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evict {
+    /// The loser.
+    pub from: NodeLife,
+    /// The device.
+    pub device: DeviceKey,
+    /// The winner's epoch.
+    pub epoch: Epoch,
+}
+
+#[derive(Default)]
+struct State {
+    kept: HashMap<(NodeLife, DeviceKey), Epoch>,
+    /// Nodes of which more was to be told than is kept.
+    to_sweep: Vec<NodeLife>,
+}
+
+/// What is to be told, until it is answered or the incarnation is gone. A node that is never told finds out by itself
+/// when it inspects its rows.
+#[derive(Default)]
+pub struct Evicts(Mutex<State>);
+
+impl Evicts {
+    /// Notes one.
+    pub fn note(&self, evict: Evict) {
+        let mut state = self.lock();
+        let key = (evict.from, evict.device);
+        if state.kept.len() < KEPT || state.kept.contains_key(&key) {
+            let known = state.kept.entry(key).or_insert(evict.epoch);
+            *known = evict.epoch.max(*known);
+        } else if !state.to_sweep.contains(&key.0) {
+            state.to_sweep.push(key.0);
+        }
+    }
+
+    /// Up to `limit` that are to be told now, or again.
+    pub fn open(&self, limit: usize) -> Vec<Evict> {
+        let state = self.lock();
+        let some = state.kept.iter().take(limit);
+        some.map(|((from, device), epoch)| Evict { from: from.clone(), device: device.clone(), epoch: *epoch })
+            .collect()
+    }
+
+    /// The nodes that are to be asked to sweep; they are forgotten with this.
+    pub fn take_sweeps(&self) -> Vec<NodeLife> {
+        std::mem::take(&mut self.lock().to_sweep)
+    }
+
+    /// It was answered.
+    pub fn answered(&self, evict: &Evict) {
+        let key = (evict.from.clone(), evict.device.clone());
+        let mut state = self.lock();
+        if state.kept.get(&key).is_some_and(|epoch| *epoch <= evict.epoch) {
+            state.kept.remove(&key);
+        }
+    }
+
+    /// Forgets what was for incarnations that are gone.
+    pub fn keep(&self, mut lives: impl FnMut(&NodeLife) -> bool) {
+        let mut state = self.lock();
+        state.kept.retain(|(from, _), _| lives(from));
+        state.to_sweep.retain(lives);
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().kept.len()
+    }
+
+    /// Whether nobody is to be told anything.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::id::NodeName;
+
+    fn evict(from: &NodeLife, device: usize, epoch: u64) -> Evict {
+        Evict { from: from.clone(), device: DeviceKey::new("t", &device.to_string()).unwrap(), epoch: Epoch(epoch) }
+    }
+
+    #[test]
+    fn it_is_kept_until_it_is_answered_or_the_incarnation_is_gone() {
+        let [a, b] = ["a", "b"].map(|name| NodeLife::begin(NodeName::new(name).unwrap()));
+        let evicts = Evicts::default();
+        evicts.note(evict(&a, 1, 5));
+        evicts.note(evict(&a, 1, 7));
+        evicts.note(evict(&b, 1, 6));
+        evicts.answered(&evict(&a, 1, 5));
+        assert_eq!(evicts.len(), 2, "an answer to an older one ends nothing");
+        evicts.keep(|life| *life == a);
+        assert_eq!(evicts.open(10), [evict(&a, 1, 7)]);
+        evicts.answered(&evict(&a, 1, 7));
+        assert!(evicts.is_empty());
+    }
+
+    #[test]
+    fn of_more_than_are_kept_the_node_is_asked_to_sweep() {
+        let life = NodeLife::begin(NodeName::new("a").unwrap());
+        let evicts = Evicts::default();
+        (0..KEPT + 2).for_each(|device| evicts.note(evict(&life, device, 1)));
+        assert_eq!((evicts.len(), evicts.take_sweeps(), evicts.take_sweeps()), (KEPT, vec![life], vec![]));
+    }
+}
