@@ -29,6 +29,7 @@ pub use origin::Hops;
 
 use crate::connection::{self, Entry, Farewell, Node};
 use crate::id::DeviceKey;
+use crate::router;
 use crate::socket::head::Replay;
 use crate::socket::listener::{Incoming, Stream};
 use crate::socket::upgrade::Problem;
@@ -37,6 +38,8 @@ use crate::socket::upgrade::Problem;
 pub struct Gate {
     /// The node behind it.
     pub node: Arc<Node>,
+    /// What brings commands to their devices; nothing where none can come.
+    pub router: Option<Arc<router::Router>>,
     /// Who a device without a token is, where it comes from this machine; only for development.
     pub anonymous: Option<DeviceKey>,
     /// Whether `?access_token=` is looked at.
@@ -59,6 +62,7 @@ impl Gate {
         let delays = Semaphore::new(node.limits.max_delayed_refusals);
         Self {
             node,
+            router: None,
             anonymous: None,
             query_token: false,
             allowed_origins: Vec::new(),

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::auth::{Authenticator, KeyRef};
+use crate::courier::Courier;
 use crate::eventlog::{Flow, SharedLog};
 use crate::id::{Boot, DeviceKey};
 use crate::limits::Limits;
@@ -55,6 +56,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// What claims devices; nothing where the node is alone and nobody asks.
     pub registrar: Option<Arc<Registrar>>,
+    /// What brings commands; nothing where none can come.
+    pub courier: Option<Arc<Courier>>,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     started: Instant,
@@ -81,6 +84,7 @@ impl Node {
             auth,
             metrics,
             registrar: None,
+            courier: None,
             trust_traceparent: false,
             started: Instant::now(),
             tick: AtomicU32::new(0),

@@ -18,6 +18,7 @@ pub mod eventlog;
 pub mod mailbox;
 pub mod ownership;
 
+pub mod courier;
 pub mod receipts;
 pub mod registrar;
 pub mod roster;
@@ -27,6 +28,8 @@ pub mod socket;
 pub mod connection;
 pub mod keeper;
 pub mod peer;
+
+pub mod router;
 
 pub mod api;
 
