@@ -226,6 +226,8 @@ labels! {
         Telemetry = "telemetry",
         /// Health reports and presence.
         Status = "status",
+        /// What became of commands.
+        CommandEvents = "command-events",
     }
 
     /// How a record ended.
