@@ -4,6 +4,8 @@
 mod drain;
 pub(crate) mod keepers;
 #[cfg(feature = "kafka")]
+mod peers;
+#[cfg(feature = "kafka")]
 mod serve;
 
 use std::sync::Arc;

@@ -2,9 +2,8 @@
 //! while Redis was away, the devices of nodes that died, and the events that tell who is online.
 
 mod anew;
-mod publish;
+pub(crate) mod publish;
 mod release;
-mod rendezvous;
 mod settle;
 mod sweep;
 
@@ -108,6 +107,11 @@ impl Keeper {
     /// Whether this node lacks Kafka while a live peer reports having it.
     pub fn is_cut_off(&self) -> bool {
         self.is_cut_off.load(Ordering::Relaxed)
+    }
+
+    /// Compares everything that is held here with the directory, soon: a peer could not tell what it had to.
+    pub fn sweep_all(&self) {
+        self.sweeps.add(None);
     }
 
     /// Waits until every release is made and all presence published, or until `end`.

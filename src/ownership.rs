@@ -9,6 +9,7 @@ mod directory;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod rendezvous;
 
 use std::fmt;
 use std::future::Future;
@@ -54,6 +55,14 @@ impl NodeLife {
     /// A new life of a node.
     pub fn begin(node: NodeName) -> Self {
         Self { node, incarnation: Incarnation::draw() }
+    }
+}
+
+impl NodeLife {
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (node, incarnation) = text.split_once(',')?;
+        Some(Self { node: NodeName::new(node).ok()?, incarnation: Incarnation::parse(incarnation)? })
     }
 }
 

@@ -18,16 +18,15 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const FIRST_PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The keeper of a node that claims its devices.
-pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>) -> Arc<Keeper> {
+/// The keeper of a node that claims its devices and that peers reach at `address`.
+pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>, address: String) -> Arc<Keeper> {
     Keeper::new(Parts {
         registrar: Arc::clone(registrar),
         roster: Arc::clone(&node.roster),
         log: Arc::clone(&node.log),
         receipts: Arc::clone(&node.receipts),
         metrics: node.metrics.clone(),
-        // Nobody listens for peers yet.
-        address: String::new(),
+        address,
     })
 }
 

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::TcpListener;
 
 use super::Signals;
+use super::peers::{self, PeersError};
 use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
+use crate::commands::redis::RedisCommands;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
 use crate::eventlog::kafka::KafkaLog;
@@ -20,6 +21,7 @@ use crate::ownership::NodeLife;
 use crate::ownership::redis::RedisOwnership;
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::router::Router;
 use crate::socket::listener::{self, ListenerSettings};
 use crate::socket::tls::{CertReloader, TlsFiles};
 use crate::store::Store;
@@ -76,7 +78,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let (node, keeper) = tokio::select! {
+    let Made { node, keeper, router: _router } = tokio::select! {
         node = node(&config, metrics) => node?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
@@ -88,15 +90,22 @@ async fn run(config: Config) -> Result<(), Failure> {
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
     let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
+    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, axum::Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
     Ok(())
 }
 
-/// Everything but the ports.
-async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keeper>), Failure> {
+/// A node that is known to the others.
+struct Made {
+    node: Arc<Node>,
+    keeper: Arc<Keeper>,
+    router: Arc<Router>,
+}
+
+/// Everything but the ports for devices, applications and operators.
+async fn node(config: &Config, metrics: Metrics) -> Result<Made, Failure> {
     let auth = Authenticator::new(config.auth.clone(), config.limits.token_bytes, config.limits.token_cache);
     let auth = auth.map_err(|error| Failure::config(error.to_string()))?;
     let receipts = Arc::new(Receipts::new(&config.limits));
@@ -109,13 +118,21 @@ async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keepe
         tokio::join!(tokio::task::spawn_blocking(start), registrar(config, metrics.clone(), timeout));
     let log = log.map_err(|error| Failure::other(error.to_string()))?;
     let log = log.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
-    let registrar = registrar?;
+    let (registrar, store) = registrar?;
     let auth = Some(Arc::new(auth));
     let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
     node.registrar = Some(Arc::clone(&registrar));
-    let keeper = super::keepers::keeper(&node, &registrar);
+    let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
+    node.courier = Some(Arc::clone(&courier));
+    let peers = peers::listen(config, &node, courier, &registrar).await.map_err(|error| match error {
+        PeersError::Tls(_) => Failure::config(error.to_string()),
+        PeersError::Listen(..) => Failure::other(error.to_string()),
+    })?;
+    let keeper = super::keepers::keeper(&node, &registrar, peers.address.clone());
+    // Whoever hears of this node can ask it.
+    let router = peers.begin(&node, &keeper);
     introduce(&keeper, tokio::time::Instant::now() + timeout).await?;
-    Ok((Arc::new(node), keeper))
+    Ok(Made { node: Arc::new(node), keeper, router })
 }
 
 fn unreached(is_retryable: bool, text: String) -> Failure {
@@ -123,13 +140,18 @@ fn unreached(is_retryable: bool, text: String) -> Failure {
 }
 
 /// The directory on Redis, and this node in a new life.
-async fn registrar(config: &Config, metrics: Metrics, timeout: Duration) -> Result<Arc<Registrar>, Failure> {
+async fn registrar(
+    config: &Config,
+    metrics: Metrics,
+    timeout: Duration,
+) -> Result<(Arc<Registrar>, Arc<Store>), Failure> {
     let name = NodeName::new(&config.node.effective_name());
     let name = name.map_err(|error| Failure::config(format!("node.name: {error}")))?;
     let store = Store::connect(&config.redis, timeout).await;
     let store = store.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
-    let ownership = RedisOwnership::new(Arc::new(store), metrics);
-    Ok(Arc::new(Registrar::new(Arc::new(ownership), NodeLife::begin(name))))
+    let store = Arc::new(store);
+    let ownership = RedisOwnership::new(Arc::clone(&store), metrics);
+    Ok((Arc::new(Registrar::new(Arc::new(ownership), NodeLife::begin(name))), store))
 }
 
 /// Makes the node known to the others before it takes a device.

@@ -52,6 +52,11 @@ impl MemoryOwnership {
         Self { clock, queues, state: Mutex::new(State { identity: 1, ..State::default() }) }
     }
 
+    /// A device's row, for what lies beside it in memory.
+    pub fn holder(&self, device: &DeviceKey) -> Option<Row> {
+        self.lock().rows.get(device).map(|entry| entry.row.clone())
+    }
+
     /// Forgets everything, as `FLUSHALL` does.
     pub fn flush(&self) {
         let mut state = self.lock();
@@ -307,7 +312,7 @@ impl Ownership for MemoryOwnership {
     }
 
     fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
-        ready(Ok(self.lock().rows.get(device).map(|entry| entry.row.clone())))
+        ready(Ok(self.holder(device)))
     }
 
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {

@@ -15,8 +15,9 @@ use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 pub use labels::{
-    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
-    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp,
+    OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType,
+    RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -25,6 +26,8 @@ pub type MetricsError = prometheus::Error;
 
 /// Boundaries of what should take well under a second; 0.25 s and 1 s are the service level objectives.
 const LATENCY_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Boundaries of how long commands take, which may wait for days: 0.5 s is the service level objective.
+const COMMAND_S: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 600.0, 3_600.0, 86_400.0];
 /// Boundaries of how long connections live: a second to a week.
 const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, 604_800.0];
 
@@ -168,6 +171,10 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Commands whose end is in the event log.
+    pub commands: Grid<CommandRoute, CommandOutcome, IntCounter>,
+    /// From their acceptance to their end, seconds.
+    pub command_duration: Grid<CommandRoute, CommandOutcome, Histogram>,
     /// Calls to peers, by how they ended.
     pub peer_requests: Family<PeerOutcome, IntCounter>,
     /// How long they took, seconds.
@@ -299,6 +306,12 @@ impl Metrics {
         (probe.success.get() == 1, Duration::from_millis(age_ms))
     }
 
+    /// Counts a command that ended `after` its acceptance.
+    pub fn commanded(&self, route: CommandRoute, outcome: CommandOutcome, after: Duration) {
+        self.commands.of(route, outcome).inc();
+        self.command_duration.of(route, outcome).observe(after.as_secs_f64());
+    }
+
     /// Counts a call to a peer that took so long.
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
         self.peer_requests.of(outcome).inc();
@@ -378,6 +391,8 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            commands: make.grid("commands_total", "Commands whose end is in the event log.", ("route", "outcome"), &[])?,
+            command_duration: make.grid("command_duration_seconds", "From a command's acceptance to its end.", ("route", "outcome"), COMMAND_S)?,
             peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,

@@ -104,6 +104,9 @@ impl Builder {
             ("auth.audience".into(), "'tidegate'".into()),
             ("kafka.brokers".into(), format!("'{}'", self.brokers)),
             ("kafka.topic_prefix".into(), format!("'{prefix}'")),
+            // Any port that is free; one that has to be known is set.
+            ("peer.listen".into(), "'127.0.0.1:0'".into()),
+            ("peer.plaintext".into(), "true".into()),
             // No load balancer has to notice anything here.
             ("drain.propagation_s".into(), "0".into()),
             ("drain.budget_s".into(), "10".into()),

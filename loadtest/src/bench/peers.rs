@@ -132,7 +132,10 @@ impl Bench {
             "plaintext = true".to_owned()
         };
         // An older build to compare with may not know the section.
-        let redis = if peer == Peer::Other { String::new() } else { format!("[redis]\nurls = [\"{}\"]\n", self.redis) };
+        let redis = match peer {
+            Peer::Other => String::new(),
+            _ => format!("[redis]\nurls = [\"{}\"]\n[peer]\nlisten = \"127.0.0.1:0\"\nplaintext = true\n", self.redis),
+        };
         let text = format!(
             "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
              issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",

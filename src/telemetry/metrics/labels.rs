@@ -72,6 +72,30 @@ labels! {
         Refused = "refused",
     }
 
+    /// Which way a command went.
+    CommandRoute {
+        /// It was accepted and ended on one node.
+        Local = "local",
+        /// It was accepted on one node and ended on another.
+        Peer = "peer",
+        /// It was never sent.
+        Queued = "queued",
+    }
+
+    /// How a command ended.
+    CommandOutcome {
+        /// The device did it.
+        Succeeded = "succeeded",
+        /// The device could not, or it could not be delivered.
+        Failed = "failed",
+        /// The device will not.
+        Rejected = "rejected",
+        /// The deadline came first.
+        Expired = "expired",
+        /// Withdrawn before anything was sent.
+        Canceled = "canceled",
+    }
+
     /// How an attempt to connect ended.
     AttemptOutcome {
         /// 101: it is a connection now.
@@ -226,6 +250,8 @@ labels! {
         Telemetry = "telemetry",
         /// Health reports and presence.
         Status = "status",
+        /// What became of commands.
+        CommandEvents = "command-events",
     }
 
     /// How a record ended.
@@ -300,6 +326,8 @@ labels! {
         Kafka = "kafka",
         /// The node's lease in Redis.
         Redis = "redis",
+        /// A call to each live peer.
+        Peer = "peer",
     }
 
     /// What somebody should look at who watches for attacks.
