@@ -188,7 +188,9 @@ impl Keeper {
 
     fn look_around(self: &Arc<Self>, view: &View, me: &Profile) {
         let others = view.live.iter().filter(|member| member.profile.life != me.life);
-        let somebody_sees = others.into_iter().any(|member| member.profile.sees_kafka);
+        // Who leaves takes nobody.
+        let takes = |state| state != NodeState::Draining;
+        let somebody_sees = others.into_iter().any(|member| member.profile.sees_kafka && takes(member.profile.state));
         let cut_off = !me.sees_kafka && somebody_sees && me.state != NodeState::Starting;
         if self.is_cut_off.swap(cut_off, Ordering::Relaxed) != cut_off {
             if cut_off {

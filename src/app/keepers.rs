@@ -59,10 +59,10 @@ async fn report(health: Arc<Health>, keeper: Arc<Keeper>) {
     loop {
         every.tick().await;
         health.set_cut_off(keeper.is_cut_off());
-        if health.has_started() {
-            keeper.set_state(NodeState::Ready);
-        } else if health.is_leaving() {
+        if health.is_draining() {
             keeper.set_state(NodeState::Draining);
+        } else if health.has_started() {
+            keeper.set_state(NodeState::Ready);
         }
     }
 }

@@ -300,6 +300,8 @@ labels! {
         Kafka = "kafka",
         /// The node's lease in Redis.
         Redis = "redis",
+        /// A call to another node.
+        Peer = "peer",
     }
 
     /// What somebody should look at who watches for attacks.
