@@ -158,11 +158,13 @@ pub struct DrainConfig {
     pub rate_per_s: u32,
     /// How long the whole drain may take, in seconds.
     pub budget_s: u64,
+    /// How long a node keeps its devices that lacks Kafka while another node has it, in seconds; then it sends them there.
+    pub cut_off_s: u64,
 }
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        Self { propagation_s: 10, rate_per_s: 200, budget_s: 240 }
+        Self { propagation_s: 10, rate_per_s: 200, budget_s: 240, cut_off_s: 60 }
     }
 }
 

@@ -4,6 +4,7 @@
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
 mod berth;
+mod departure;
 mod farewell;
 mod intake;
 mod outgoing;
@@ -30,6 +31,7 @@ use crate::session::Now;
 use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
+pub use departure::Departure;
 pub use farewell::{Farewell, turn_away};
 pub use transport::Transport;
 pub use witness::End;
@@ -39,6 +41,8 @@ pub const TICK_MS: u64 = 500;
 /// How long after [`Node::stop`] a connection waits for what it has outstanding, in milliseconds; then it closes without
 /// those acks, and the device has the updates still.
 pub const STOP_WITHIN_MS: u64 = 10_000;
+/// The same while the log stores nothing at all: the acks will hardly come.
+pub const STOP_STALLED_MS: u64 = 1_000;
 
 /// What every connection of a node shares.
 pub struct Node {
@@ -63,7 +67,9 @@ pub struct Node {
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
+    stalled: AtomicBool,
     stopping: AtomicBool,
+    departure: departure::Board,
     lines: witness::Lines,
 }
 
@@ -89,7 +95,9 @@ impl Node {
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            departure: departure::Board::default(),
             lines: witness::Lines::default(),
         }
     }
@@ -103,6 +111,11 @@ impl Node {
     /// Whether devices are asked to hold their updates.
     pub fn flow(&self) -> Flow {
         if self.paused.load(Ordering::Relaxed) { Flow::Paused } else { Flow::Open }
+    }
+
+    /// Whether the event log has records and stores none of them.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Whether the node is stopping.
@@ -123,6 +136,7 @@ impl Node {
     pub fn watch_flow(&self) {
         let (used, limit) = (self.receipts.node_budget().used(), self.receipts.node_budget().limit());
         let stalled = self.log.pending().stalled_ms >= self.limits.log_stall_ms;
+        self.stalled.store(stalled, Ordering::Relaxed);
         let was = self.paused.load(Ordering::Relaxed);
         let paused = stalled || used >= limit / if was { 4 } else { 2 };
         if paused != was {
@@ -149,10 +163,10 @@ impl Node {
     }
 
     /// When somebody who has to go should come back, in milliseconds from now: drawn anew each time, over a span that
-    /// grows with the number of connections, so that they do not all come back at once.
-    fn retry_after_ms(&self) -> u64 {
-        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000);
-        500 + fastrand::u64(..span_ms)
+    /// grows with the number of connections, so that they do not all come back at once, and ends at `within_ms`.
+    fn retry_after_ms(&self, within_ms: u64) -> u64 {
+        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000).min(within_ms.saturating_sub(500));
+        500 + fastrand::u64(..=span_ms)
     }
 }
 

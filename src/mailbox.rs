@@ -36,6 +36,8 @@ pub enum Signal {
     /// The directory is back and this connection is provisional: ping the device, and say when it answered
     /// ([`Mailbox::answered`]).
     Prove = 32,
+    /// It is time to connect elsewhere: say so, work on until the deadline, then close.
+    Leave = 1_024,
 }
 
 /// A set of [`Signal`]s.

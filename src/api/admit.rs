@@ -104,7 +104,7 @@ fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
 /// Whether the one who wishes may: what costs least is asked first.
 async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result<Entry, Refusal> {
     let node = &gate.node;
-    if node.is_stopping() {
+    if !node.lets_in() {
         let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again", 1);
         return Err(Refusal { outcome: AttemptOutcome::Draining, ..problem.into() });
     }

@@ -57,11 +57,12 @@ async fn report(health: Arc<Health>, keeper: Arc<Keeper>) {
     let mut every = tokio::time::interval(FLOW_EVERY);
     loop {
         every.tick().await;
+        keeper.tell_kafka();
         health.set_cut_off(keeper.is_cut_off());
-        if health.has_started() {
-            keeper.set_state(NodeState::Ready);
-        } else if health.is_leaving() {
+        if health.is_draining() {
             keeper.set_state(NodeState::Draining);
+        } else if health.has_started() {
+            keeper.set_state(NodeState::Ready);
         }
     }
 }

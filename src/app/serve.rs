@@ -85,6 +85,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
     let health = Arc::new(Health::default());
     super::keepers::spawn(&node, &health, &keeper);
+    super::drain::watch(&config.drain, &node, &health, &keeper);
     let public = bind(&config.public.listen, "public.listen")?;
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));

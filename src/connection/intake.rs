@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 
 use super::Transport;
-use super::pump::{Desk, Held, Pump, State};
+use super::pump::{Desk, Held, Pump};
 use super::witness::{self, End};
 use crate::auth::AuthError;
 use crate::eventlog::{AppendError, Kind, Record, Topic};
@@ -35,12 +35,12 @@ struct Stopped {
 impl<S: Transport> Pump<S> {
     /// Whether the socket is read: not while something that was read waits, nor while the peer does not read us.
     pub(super) fn is_reading(&self) -> bool {
-        matches!(self.state, State::Open) && self.held.is_none() && self.unsent.is_none()
+        self.is_working() && self.held.is_none() && self.unsent.is_none()
     }
 
     /// Tries again what found no room, and goes on behind it.
     pub(super) fn take_held(&mut self, desk: &mut Desk) {
-        if !matches!(self.state, State::Open) {
+        if !self.is_working() {
             return;
         }
         let room = self.session.has_half_room(&self.node.limits);

@@ -61,7 +61,7 @@ impl<S: Transport> Pump<S> {
             return self.finish(End::Gateway(reason), why, 0, desk);
         }
         let waits = reason.advice() == Advice::ReconnectAfterHint;
-        let retry_after_ms = waits.then(|| self.node.retry_after_ms());
+        let retry_after_ms = waits.then(|| self.node.retry_after_ms(u64::MAX));
         let error = GatewayMessage::Error { code: reason.text(), message: why.into(), retry_after_ms };
         self.put(&error, desk);
         if !(self.wire.close_drop && reason.comes_back()) {

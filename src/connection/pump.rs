@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use super::berth::{self, Comer, Greeting};
 use super::witness::{self, End};
-use super::{Entry, Node, STOP_WITHIN_MS, TICK_MS, Transport};
+use super::{Entry, Node, STOP_STALLED_MS, STOP_WITHIN_MS, TICK_MS, Transport};
 use crate::auth::{AuthError, Identity, KeyRef, Verified};
 use crate::eventlog::Flow;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
@@ -118,9 +118,15 @@ pub(super) enum State {
     /// Nobody was greeted yet.
     New(Box<Greeting>),
     Open,
+    /// Works on, told to be gone by this moment.
+    Leaving {
+        until: u32,
+        reason: CloseReason,
+    },
     /// Reads no more; closes when all is settled, and at this moment anyway.
     Stopping {
         until: u32,
+        reason: CloseReason,
     },
     /// The last frame is written or on its way; waits for the peer's end.
     Closing {
@@ -218,10 +224,10 @@ impl<S: Transport> Pump<S> {
         if !self.count_held() {
             self.close(CloseReason::Overloaded, desk);
         }
-        if let State::Stopping { until } = self.state
+        if let State::Stopping { until, reason } = self.state
             && (self.session.window().is_empty() || tick(desk.now.mono_ms) >= until)
         {
-            self.close(CloseReason::Restart, desk);
+            self.close(reason, desk);
         }
         again
     }
@@ -246,6 +252,7 @@ impl<S: Transport> Pump<S> {
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
+        self.begin_leave(desk);
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
@@ -280,6 +287,9 @@ impl<S: Transport> Pump<S> {
                 self.close(reason, desk);
             }
         }
+        if signals.has(Signal::Leave) {
+            self.begin_leave(desk);
+        }
         if signals.has(Signal::Stop) {
             self.begin_stop(desk);
         }
@@ -292,19 +302,37 @@ impl<S: Transport> Pump<S> {
         }
     }
 
-    /// Says that the node goes, and reads no more: what was received and not taken is the device's to send again.
+    /// Says that it is time to connect elsewhere, where it is. Until the deadline everything goes on as before.
+    fn begin_leave(&mut self, desk: &mut Desk) {
+        let Some(departure) = self.node.departure().filter(|_| matches!(self.state, State::Open)) else { return };
+        let deadline_ms = departure.deadline_ms(desk.now);
+        // Rather half a second late than early.
+        let until = tick(desk.now.mono_ms + deadline_ms) + 1;
+        self.say_goaway(departure.reason, deadline_ms, deadline_ms / 2, desk);
+        self.state = State::Leaving { until, reason: departure.reason };
+    }
+
+    /// The node stops: whoever was not told to leave is told now.
     fn begin_stop(&mut self, desk: &mut Desk) {
-        if !matches!(self.state, State::Open) {
-            return;
+        match self.state {
+            State::Open => self.say_goaway(CloseReason::Restart, STOP_WITHIN_MS, u64::MAX, desk),
+            State::Leaving { .. } => {}
+            _ => return,
         }
-        let goaway = GatewayMessage::Goaway {
-            reason: CloseReason::Restart.text(),
-            retry_after_ms: self.node.retry_after_ms(),
-            deadline_ms: STOP_WITHIN_MS,
-        };
-        self.put(&goaway, desk);
+        self.read_no_more(CloseReason::Restart, desk);
+    }
+
+    fn say_goaway(&self, reason: CloseReason, deadline_ms: u64, retry_within_ms: u64, desk: &mut Desk) {
+        let retry_after_ms = self.node.retry_after_ms(retry_within_ms);
+        self.put(&GatewayMessage::Goaway { reason: reason.text(), retry_after_ms, deadline_ms }, desk);
+        self.node.metrics.shed.inc();
+    }
+
+    /// From here on only what was taken is settled: what was received and not taken is the device's to send again.
+    fn read_no_more(&mut self, reason: CloseReason, desk: &Desk) {
         self.held = None;
-        self.state = State::Stopping { until: tick(desk.now.mono_ms + STOP_WITHIN_MS) };
+        let within_ms = if self.node.is_stalled() { STOP_STALLED_MS } else { STOP_WITHIN_MS };
+        self.state = State::Stopping { until: tick(desk.now.mono_ms + within_ms), reason };
     }
 
     fn take_verdict(&mut self, cx: &mut Context<'_>, desk: &mut Desk) {
@@ -335,6 +363,11 @@ impl<S: Transport> Pump<S> {
 
     fn take_time(&mut self, ticked: bool, desk: &mut Desk) {
         let now = desk.now;
+        if let State::Leaving { until, reason } = self.state
+            && tick(now.mono_ms) >= until
+        {
+            self.read_no_more(reason, desk);
+        }
         if !self.is_reading() {
             self.session.not_reading(now);
             self.decoder.not_reading(now.mono_ms);
@@ -372,6 +405,9 @@ impl<S: Transport> Pump<S> {
                 if !self.is_reading() {
                     due_ms = due_ms.min(now.mono_ms + TICK_MS);
                 }
+                if let State::Leaving { until, .. } = self.state {
+                    due_ms = due_ms.min(u64::from(until) * TICK_MS);
+                }
                 u32::try_from(due_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX - 1)
             }
         };
@@ -398,6 +434,11 @@ impl<S: Transport> Pump<S> {
     }
 
     // ---- the end ------------------------------------------------------------------------------------------------
+
+    /// Whether messages are taken.
+    pub(super) fn is_working(&self) -> bool {
+        matches!(self.state, State::Open | State::Leaving { .. })
+    }
 
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing { .. })

@@ -161,7 +161,7 @@ pub struct Series {
     pub ownership_lost: IntCounter,
     /// 1 while the node drains.
     pub draining: IntGauge,
-    /// Connections ended because the node's memory cap was reached (4100).
+    /// Connections the node itself sent away: told to leave by `goaway`, or ended at its memory cap (4100).
     pub shed: IntCounter,
     /// Updates taken and not stored when the node had to stop; their devices send them again.
     pub shutdown_unacked: IntCounter,
@@ -314,6 +314,14 @@ impl Metrics {
 
     /// Counts a call to a peer that took so long.
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
+        match outcome {
+            PeerOutcome::Unreachable | PeerOutcome::Deadline => self.probed(ProbePath::Peer, false),
+            // It was not asked.
+            PeerOutcome::Gone | PeerOutcome::Busy | PeerOutcome::TooLarge => {}
+            PeerOutcome::Ok | PeerOutcome::NotHere | PeerOutcome::OtherLife | PeerOutcome::Refused => {
+                self.probed(ProbePath::Peer, true);
+            }
+        }
         self.peer_requests.of(outcome).inc();
         self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
     }
@@ -386,7 +394,7 @@ impl Series {
             ownership_duration: make.grid("ownership_duration_seconds", "How long that took.", ("op", "outcome"), LATENCY_S)?,
             ownership_lost: make.plain("ownership_lost_total", "Rows of connected devices found missing, older or another's.")?,
             draining: make.plain("draining", "1 while the node drains.")?,
-            shed: make.plain("shed_total", "Connections ended because the memory cap was reached.")?,
+            shed: make.plain("shed_total", "Connections told to leave (goaway), or ended at the memory cap (4100).")?,
             shutdown_unacked: make.plain("shutdown_unacked_total", "Updates taken and not stored when the node had to stop.")?,
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,

@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod ledger;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod ws;
 
