@@ -7,6 +7,8 @@ mod errands;
 mod neighbours;
 mod publish;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::collections::HashSet;
