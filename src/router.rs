@@ -4,6 +4,7 @@
 //! `publish` brings changes to the event log, `sweep` looks at what came due, `neighbours` keeps in touch with peers.
 
 mod errands;
+pub mod memory;
 mod neighbours;
 mod publish;
 mod sweep;

@@ -2,7 +2,7 @@
 //! other in memory.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
@@ -24,30 +24,10 @@ use crate::peer::memory::MemoryNetwork;
 use crate::peer::{PeerHandler, PeerTimes};
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::router::memory::memory_pair;
 use crate::router::{Parts, Router};
 use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
-
-/// A directory and commands in memory that know of each other, by a clock in microseconds.
-pub fn memory_pair(now_us: Clock) -> (Arc<MemoryOwnership>, Arc<MemoryCommands>) {
-    let known: Arc<OnceLock<Weak<MemoryCommands>>> = Arc::default();
-    let asked = Arc::clone(&known);
-    let waits = move |device: &DeviceKey| {
-        let commands = asked.get().and_then(Weak::upgrade);
-        commands.is_some_and(|commands| commands.waits(device))
-    };
-    let ownership = Arc::new(MemoryOwnership::new(Arc::clone(&now_us), Arc::new(waits)));
-    let rows = Arc::clone(&ownership);
-    let row = move |device: &DeviceKey| {
-        let row = rows.holder(device).filter(|row| !row.settled)?;
-        Some(crate::commands::Row { node: row.owner.node, incarnation: row.owner.incarnation, epoch: row.epoch })
-    };
-    let now_ms = move || i64::try_from(now_us() / 1_000).unwrap_or(i64::MAX);
-    let commands = Arc::new(MemoryCommands::new(Arc::new(now_ms), Arc::new(row)));
-    // Set nowhere else.
-    let _ = known.set(Arc::downgrade(&commands));
-    (ownership, commands)
-}
 
 /// Microseconds since 1970.
 fn clock() -> Clock {

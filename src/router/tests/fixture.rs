@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::commands::memory::MemoryCommands;
 use crate::commands::{Row, Submission};
 use crate::courier::Courier;
-use crate::dev::memory_pair;
 use crate::eventlog::memory::{MemoryLimits, MemoryLog};
 use crate::id::{Boot, DeviceKey, Epoch, NodeName, SessionId};
 use crate::limits::Limits;
@@ -20,6 +19,7 @@ use crate::peer::{Ending, Evicted, PeerHandler, PeerTimes, Rung};
 use crate::receipts::{Batch, Receipts};
 use crate::registrar::Registrar;
 use crate::roster::Roster;
+use crate::router::memory::memory_pair;
 use crate::router::{Parts, Router};
 use crate::telemetry::metrics::Metrics;
 
