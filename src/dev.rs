@@ -19,7 +19,6 @@ use crate::limits::Limits;
 use crate::receipts::Receipts;
 use crate::socket::client::Client;
 use crate::telemetry::metrics::Metrics;
-pub use cluster::memory_pair;
 use cluster::{Cluster, Member};
 
 /// Most nodes in one process.

@@ -4,9 +4,12 @@
 //! `publish` brings changes to the event log, `sweep` looks at what came due, `neighbours` keeps in touch with peers.
 
 mod errands;
+pub mod memory;
 mod neighbours;
 mod publish;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::collections::HashSet;

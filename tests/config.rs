@@ -105,6 +105,18 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
 }
 
 #[test]
+fn certificates_for_peers_that_cannot_be_used_are_a_mistake_before_anything_is_connected() {
+    let dir =
+        working("peer.tls_cert = 'tidegate.toml'\npeer.tls_key = 'tidegate.toml'\npeer.tls_ca = 'tidegate.toml'\n");
+    let text = fs::read_to_string(dir.path().join("tidegate.toml")).unwrap();
+    fs::write(dir.path().join("tidegate.toml"), text.replace("peer.plaintext = true\n", "")).unwrap();
+    assert_eq!(code(&tidegate(dir.path(), &CHECK, &[])), 0, "the files are there");
+    let serve = tidegate(dir.path(), &["serve", "--config", "tidegate.toml"], &[]);
+    assert_eq!(code(&serve), 78, "{}", stderr(&serve));
+    assert!(stderr(&serve).contains("peer.tls_cert: "), "{}", stderr(&serve));
+}
+
+#[test]
 fn a_file_that_is_not_there_or_no_toml_is_one_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let missing = tidegate(dir.path(), &CHECK, &[]);

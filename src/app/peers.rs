@@ -11,15 +11,13 @@ use crate::peer::{GrpcPeers, PeerHandler, PeerServer, PeerTimes, PeerTls};
 use crate::registrar::Registrar;
 use crate::router::{Parts, Router};
 
-/// Why a node can have no peers.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PeersError {
-    /// The certificates cannot be used: exit 78.
-    #[error("peer.tls_cert: {0}")]
-    Tls(String),
-    /// The port cannot be had.
-    #[error("peer.listen: cannot listen on {0}: {1}")]
-    Listen(String, std::io::Error),
+/// Certificates for peers, checked before anything is connected; none where the configuration says plaintext.
+///
+/// # Errors
+/// They cannot be used: exit 78.
+pub(super) fn tls(config: &Config) -> Result<Option<Arc<PeerTls>>, String> {
+    let tls = PeerTls::load(&config.peer).map_err(|error| format!("peer.tls_cert: {error}"))?;
+    Ok(tls.map(Arc::new))
 }
 
 /// A router whose peers cannot ask it yet.
@@ -39,15 +37,15 @@ pub(super) fn courier(commands: SharedCommands, node: &Node) -> Arc<Courier> {
 /// Listens for peers, and answers none before [`Peers::begin`].
 ///
 /// # Errors
-/// [`PeersError`].
+/// The port cannot be had.
 pub(super) async fn listen(
     config: &Config,
+    tls: Option<Arc<PeerTls>>,
     node: &Node,
     courier: Arc<Courier>,
     registrar: &Arc<Registrar>,
-) -> Result<Peers, PeersError> {
+) -> Result<Peers, String> {
     let section = &config.peer;
-    let tls = PeerTls::load(section).map_err(|error| PeersError::Tls(error.to_string()))?.map(Arc::new);
     let peers = GrpcPeers::new(tls.clone(), PeerTimes::default(), node.metrics.clone());
     let router = Router::new(Parts {
         courier,
@@ -57,7 +55,7 @@ pub(super) async fn listen(
         metrics: node.metrics.clone(),
     });
     let handler = Arc::clone(&router) as Arc<dyn PeerHandler>;
-    let failed = |error| PeersError::Listen(section.listen.clone(), error);
+    let failed = |error: std::io::Error| format!("peer.listen: cannot listen on {}: {error}", section.listen);
     let server = PeerServer::bind(&section.listen, handler, tls.clone(), PeerTimes::default()).await.map_err(failed)?;
     let listening = server.local_address().map_err(failed)?;
     let address = section.effective_advertise(listening, &config::host_name());

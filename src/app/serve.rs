@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::Signals;
-use super::peers::{self, PeersError};
+use super::peers;
 use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::commands::redis::RedisCommands;
@@ -19,6 +19,7 @@ use crate::id::NodeName;
 use crate::keeper::Keeper;
 use crate::ownership::NodeLife;
 use crate::ownership::redis::RedisOwnership;
+use crate::peer::PeerTls;
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::router::Router;
@@ -78,8 +79,9 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
+    let peer_tls = peers::tls(&config).map_err(Failure::config)?;
     let Made { node, keeper, router: _router } = tokio::select! {
-        node = node(&config, metrics) => node?,
+        node = node(&config, metrics, peer_tls) => node?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
     };
@@ -106,7 +108,7 @@ struct Made {
 }
 
 /// Everything but the ports for devices, applications and operators.
-async fn node(config: &Config, metrics: Metrics) -> Result<Made, Failure> {
+async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>) -> Result<Made, Failure> {
     let auth = Authenticator::new(config.auth.clone(), config.limits.token_bytes, config.limits.token_cache);
     let auth = auth.map_err(|error| Failure::config(error.to_string()))?;
     let receipts = Arc::new(Receipts::new(&config.limits));
@@ -125,10 +127,7 @@ async fn node(config: &Config, metrics: Metrics) -> Result<Made, Failure> {
     node.registrar = Some(Arc::clone(&registrar));
     let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
     node.courier = Some(Arc::clone(&courier));
-    let peers = peers::listen(config, &node, courier, &registrar).await.map_err(|error| match error {
-        PeersError::Tls(_) => Failure::config(error.to_string()),
-        PeersError::Listen(..) => Failure::other(error.to_string()),
-    })?;
+    let peers = peers::listen(config, peer_tls, &node, courier, &registrar).await.map_err(Failure::other)?;
     let keeper = super::keepers::keeper(&node, &registrar, peers.address.clone());
     // Whoever hears of this node can ask it.
     let router = peers.begin(&node, &keeper);

@@ -2,7 +2,7 @@
 //! other in memory.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
@@ -19,36 +19,22 @@ use crate::id::{DeviceKey, NodeName};
 use crate::keeper::Keeper;
 use crate::limits::Limits;
 use crate::ownership::NodeLife;
-use crate::ownership::memory::MemoryOwnership;
+use crate::ownership::memory::{Clock, MemoryOwnership};
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::{PeerHandler, PeerTimes};
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::router::memory::memory_pair;
 use crate::router::{Parts, Router};
 use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
 
-/// A directory and commands in memory that know of each other, by the system's clock.
-pub fn memory_pair() -> (Arc<MemoryOwnership>, Arc<MemoryCommands>) {
-    let known: Arc<OnceLock<Weak<MemoryCommands>>> = Arc::default();
-    let asked = Arc::clone(&known);
-    let waits = move |device: &DeviceKey| {
-        let commands = asked.get().and_then(Weak::upgrade);
-        commands.is_some_and(|commands| commands.waits(device))
-    };
-    let unix = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_us = move || u64::try_from(unix().as_micros()).unwrap_or(u64::MAX);
-    let ownership = Arc::new(MemoryOwnership::new(Arc::new(now_us), Arc::new(waits)));
-    let rows = Arc::clone(&ownership);
-    let row = move |device: &DeviceKey| {
-        let row = rows.holder(device).filter(|row| !row.settled)?;
-        Some(crate::commands::Row { node: row.owner.node, incarnation: row.owner.incarnation, epoch: row.epoch })
-    };
-    let now_ms = move || i64::try_from(unix().as_millis()).unwrap_or(i64::MAX);
-    let commands = Arc::new(MemoryCommands::new(Arc::new(now_ms), Arc::new(row)));
-    // Set nowhere else.
-    let _ = known.set(Arc::downgrade(&commands));
-    (ownership, commands)
+/// Microseconds since 1970.
+fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
 }
 
 /// What the nodes share.
@@ -72,7 +58,7 @@ pub(super) struct Member {
 impl Cluster {
     /// Without a node.
     pub(super) fn new(options: &DevOptions, limits: Limits, auth: Arc<Authenticator>) -> Self {
-        let (ownership, commands) = memory_pair();
+        let (ownership, commands) = memory_pair(clock());
         let network = MemoryNetwork::new(PeerTimes::default(), 0);
         Self { options: options.clone(), limits, auth, ownership, commands, network }
     }

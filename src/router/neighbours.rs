@@ -35,7 +35,9 @@ impl Router {
         if Arc::ptr_eq(&met.view, &view) && met.me.as_ref() == Some(&me) {
             return;
         }
-        self.parts.peers.set_live(peers(&view, &me));
+        let live = peers(&view, &me);
+        self.parts.metrics.peers.set(i64::try_from(live.len()).unwrap_or(i64::MAX));
+        self.parts.peers.set_live(live);
         self.errands.keep(|life| view.member(life).is_some());
         *met = Met { view, me: Some(me) };
     }

@@ -34,7 +34,7 @@ impl Router {
     }
 
     /// The shards that fall to this node among those that are ready; where none is, among all that live.
-    fn shards(&self) -> Vec<u8> {
+    pub(super) fn shards(&self) -> Vec<u8> {
         let view: Arc<View> = self.parts.registrar.directory().view();
         let is_ready = |member: &&Member| member.profile.state == NodeState::Ready;
         let some_ready = view.live.iter().any(|member| is_ready(&member));
