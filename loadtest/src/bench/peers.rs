@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl Bench {
         let at = address.to_string();
         let tls = [self.identity.certificate.display().to_string(), self.identity.key.display().to_string()];
         let (program, words, speech) = match peer {
-            Peer::Gateway | Peer::GatewayTls | Peer::Other => return self.start_gateway(peer, address, &log),
+            Peer::Gateway | Peer::GatewayTls | Peer::Other => return self.start_gateway(peer, None, address, &log),
             Peer::BareEcho => (bin("bare-echo"), vec![at], Speech::Echo),
             Peer::Obvious => (bin("obvious"), vec![at, self.brokers.clone()], Speech::AckEach),
             Peer::Mosquitto => (mosquitto_binary(), self.mosquitto(address)?, Speech::Mqtt),
@@ -102,6 +103,11 @@ impl Bench {
         let encrypted = matches!(peer, Peer::TlsEcho | Peer::TlsHandshake);
         let tls = encrypted.then(|| self.identity.client.clone());
         Ok((server, Target { address, tls, speech, token: None }))
+    }
+
+    /// One node of several, by its name.
+    pub(super) fn start_node(&self, peer: Peer, name: &str) -> Result<(Server, Target), BenchError> {
+        self.start_gateway(peer, Some(name), free_address()?, &self.dir.join(format!("{name}.log")))
     }
 
     /// mosquitto 2.0.11 needs a plain listener beside the WebSocket one. Started by root it would become a user who may
@@ -119,7 +125,13 @@ impl Bench {
     }
 
     /// A node with everything at its default but where things are.
-    fn start_gateway(&self, peer: Peer, address: SocketAddr, log: &Path) -> Result<(Server, Target), BenchError> {
+    fn start_gateway(
+        &self,
+        peer: Peer,
+        name: Option<&str>,
+        address: SocketAddr,
+        log: &Path,
+    ) -> Result<(Server, Target), BenchError> {
         let internal = free_address()?;
         let (identity, tls) = (&self.identity, peer == Peer::GatewayTls);
         let (program, more) = match &self.other {
@@ -133,12 +145,14 @@ impl Bench {
         };
         // An older build to compare with may not know the section.
         let redis = if peer == Peer::Other { String::new() } else { format!("[redis]\nurls = [\"{}\"]\n", self.redis) };
+        let node = name.map_or_else(String::new, |name| format!("[node]\nname = \"{name}\"\n"));
+        let peers = peers_of(program)?;
         let text = format!(
-            "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
+            "{node}{peers}[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
              issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
             identity.jwks, self.brokers
         );
-        let file = self.dir.join("tidegate.toml");
+        let file = self.dir.join(format!("{}.toml", name.unwrap_or("tidegate")));
         std::fs::write(&file, text).map_err(BenchError::io("tidegate.toml"))?;
         let words = ["serve".to_owned(), "--config".to_owned(), file.display().to_string()];
         let mut server = Server::start(program, &words, log)?;
@@ -162,6 +176,16 @@ impl Bench {
         let answer = runtime.block_on(publish_one(&options)).map_err(BenchError::failed)?;
         if answer.contains("\"ack\"") { Ok(()) } else { Err(BenchError::failed(format!("no ack but {answer}"))) }
     }
+}
+
+/// How nodes talk to one another, where the build knows that they do: several of them run on this machine.
+fn peers_of(program: &Path) -> Result<String, BenchError> {
+    let output = Command::new(program).arg("default-config").output();
+    let output = output.map_err(BenchError::io(format!("running {}", program.display())))?;
+    if !String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == "[peer]") {
+        return Ok(String::new());
+    }
+    Ok(format!("[peer]\nlisten = \"{}\"\nplaintext = true\n", free_address()?))
 }
 
 /// Debian puts it where only root's `PATH` leads.
