@@ -92,7 +92,8 @@ impl Identity {
 
     fn sign(&self, sub: &str, scope: &str) -> Result<String, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
-        let claims = Claims { iss: ISSUER, aud: AUDIENCE, sub, tenant: "bench", scope, iat: now, exp: now + LIFETIME_S };
+        let claims =
+            Claims { iss: ISSUER, aud: AUDIENCE, sub, tenant: "bench", scope, iat: now, exp: now + LIFETIME_S };
         let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
         jsonwebtoken::encode(&header, &claims, &self.signing).map_err(|error| error.to_string())
     }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -133,6 +132,7 @@ impl Bench {
         log: &Path,
     ) -> Result<(Server, Target), BenchError> {
         let internal = free_address()?;
+        let node = name.map_or_else(String::new, |name| format!("[node]\nname = \"{name}\"\n"));
         let (identity, tls) = (&self.identity, peer == Peer::GatewayTls);
         let (program, more) = match &self.other {
             Some(other) if peer == Peer::Other => (&other.tidegate, other.config.as_str()),
@@ -145,15 +145,13 @@ impl Bench {
         };
         // An older build to compare with may not know the section.
         let redis = if peer == Peer::Other { String::new() } else { format!("[redis]\nurls = [\"{}\"]\n", self.redis) };
-        let node = name.map_or_else(String::new, |name| format!("[node]\nname = \"{name}\"\n"));
-        let peers = peers_of(program)?;
         let text = format!(
-            "{node}{peers}[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
+            "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
              issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
             identity.jwks, self.brokers
         );
         let file = self.dir.join(format!("{}.toml", name.unwrap_or("tidegate")));
-        std::fs::write(&file, text).map_err(BenchError::io("tidegate.toml"))?;
+        std::fs::write(&file, node + &text).map_err(BenchError::io("tidegate.toml"))?;
         let words = ["serve".to_owned(), "--config".to_owned(), file.display().to_string()];
         let mut server = Server::start(program, &words, log)?;
         server.wait_ready(internal)?;
@@ -176,16 +174,6 @@ impl Bench {
         let answer = runtime.block_on(publish_one(&options)).map_err(BenchError::failed)?;
         if answer.contains("\"ack\"") { Ok(()) } else { Err(BenchError::failed(format!("no ack but {answer}"))) }
     }
-}
-
-/// How nodes talk to one another, where the build knows that they do: several of them run on this machine.
-fn peers_of(program: &Path) -> Result<String, BenchError> {
-    let output = Command::new(program).arg("default-config").output();
-    let output = output.map_err(BenchError::io(format!("running {}", program.display())))?;
-    if !String::from_utf8_lossy(&output.stdout).lines().any(|line| line.trim() == "[peer]") {
-        return Ok(String::new());
-    }
-    Ok(format!("[peer]\nlisten = \"{}\"\nplaintext = true\n", free_address()?))
 }
 
 /// Debian puts it where only root's `PATH` leads.

@@ -300,7 +300,7 @@ labels! {
         Kafka = "kafka",
         /// The node's lease in Redis.
         Redis = "redis",
-        /// A call to another node.
+        /// A call to each live peer.
         Peer = "peer",
     }
 
