@@ -252,10 +252,10 @@ impl<S: Transport> Pump<S> {
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
-        self.begin_leave(desk);
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
+        self.begin_leave(desk);
     }
 
     // ---- what the node left -------------------------------------------------------------------------------------
@@ -273,6 +273,9 @@ impl<S: Transport> Pump<S> {
             });
         }
         let signals = self.place.mailbox().take_signals();
+        if signals.has(Signal::Leave) {
+            self.begin_leave(desk);
+        }
         if signals.has(Signal::Flow) {
             self.tell_flow(desk);
         }
@@ -286,9 +289,6 @@ impl<S: Transport> Pump<S> {
             while let Some(Letter::Close(reason)) = self.place.mailbox().take_letter() {
                 self.close(reason, desk);
             }
-        }
-        if signals.has(Signal::Leave) {
-            self.begin_leave(desk);
         }
         if signals.has(Signal::Stop) {
             self.begin_stop(desk);
