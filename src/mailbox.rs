@@ -40,13 +40,13 @@ pub enum Signal {
     Keys = 4,
     /// The node is stopping: read no more, settle what is outstanding, close.
     Stop = 8,
+    /// It is time to connect elsewhere: say so, work on until the deadline, then close.
+    Leave = 256,
     /// A letter was left. Set by [`Mailbox::post`], so that a turn without letters takes no lock.
     Letter = 16,
     /// The directory is back and this connection is provisional: ping the device, and say when it answered
     /// ([`Mailbox::answered`]).
     Prove = 32,
-    /// It is time to connect elsewhere: say so, work on until the deadline, then close.
-    Leave = 1_024,
     /// Commands were written and nothing was heard of them: ping the device, and close when it stays silent for 10 s.
     Demand = 64,
     /// The device answered a command that was never sent.

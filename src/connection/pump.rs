@@ -254,7 +254,6 @@ impl<S: Transport> Pump<S> {
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
-        self.begin_leave(desk);
         if greeting.commands_wait
             && let Some(courier) = &self.node.courier
         {
@@ -263,6 +262,7 @@ impl<S: Transport> Pump<S> {
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
+        self.begin_leave(desk);
     }
 
     // ---- what the node left -------------------------------------------------------------------------------------
@@ -280,6 +280,9 @@ impl<S: Transport> Pump<S> {
             });
         }
         let signals = self.place.mailbox().take_signals();
+        if signals.has(Signal::Leave) {
+            self.begin_leave(desk);
+        }
         if signals.has(Signal::Flow) {
             self.tell_flow(desk);
         }
@@ -299,9 +302,6 @@ impl<S: Transport> Pump<S> {
         if signals.has(Signal::Guess) {
             let step = self.session.guess(&self.node.limits, desk.now);
             self.act_on_guess(step, desk);
-        }
-        if signals.has(Signal::Leave) {
-            self.begin_leave(desk);
         }
         if signals.has(Signal::Stop) {
             self.begin_stop(desk);

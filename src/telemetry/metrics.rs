@@ -329,14 +329,6 @@ impl Metrics {
 
     /// Counts a call to a peer that took so long.
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
-        match outcome {
-            PeerOutcome::Unreachable | PeerOutcome::Deadline => self.probed(ProbePath::Peer, false),
-            // It was not asked.
-            PeerOutcome::Gone | PeerOutcome::Busy | PeerOutcome::TooLarge => {}
-            PeerOutcome::Ok | PeerOutcome::NotHere | PeerOutcome::OtherLife | PeerOutcome::Refused => {
-                self.probed(ProbePath::Peer, true);
-            }
-        }
         self.peer_requests.of(outcome).inc();
         self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
     }
