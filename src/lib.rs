@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod courier;
 pub mod receipts;
 pub mod registrar;
+pub mod revocations;
 pub mod roster;
 pub mod session;
 pub mod socket;

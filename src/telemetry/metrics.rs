@@ -168,6 +168,10 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Blocked devices and revocations in force.
+    pub revocations: IntGauge,
+    /// Whether their topic could be read when it was tried last (1) or not (0); then the last state holds.
+    pub revocations_readable: IntGauge,
     /// Calls to peers, by how they ended.
     pub peer_requests: Family<PeerOutcome, IntCounter>,
     /// How long they took, seconds.
@@ -378,6 +382,8 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            revocations: make.plain("revocations", "Blocked devices and revocations in force.")?,
+            revocations_readable: make.plain("revocations_readable", "1 while their topic can be read; else the last state holds.")?,
             peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
