@@ -20,6 +20,8 @@ use crate::ownership::NodeLife;
 use crate::ownership::memory::{Clock, MemoryOwnership};
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::revocations::RevocationWriter;
+use crate::revocations::memory::MemoryTopic;
 use crate::socket::client::Client;
 use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
@@ -111,6 +113,7 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     keepers::spawn(&node, &health, &keeper);
     let mut gate = Gate::new(Arc::clone(&node));
     gate.anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
+    gate.revocations = Some(revocations(&[&node]));
     gate.query_token = true;
     gate.console = Some(CONSOLE);
     let listen = if options.lan { SocketAddr::from(([0, 0, 0, 0], options.listen.port())) } else { options.listen };
@@ -130,6 +133,20 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     keeper.finish(tokio::time::Instant::now() + Duration::from_secs(1)).await;
     let _left = log.close(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// The topic of revocations in memory, which these nodes follow.
+fn revocations(nodes: &[&Arc<Node>]) -> RevocationWriter {
+    let topic = MemoryTopic::default();
+    for node in nodes {
+        let node = Arc::clone(node);
+        topic.follow(Arc::new(move |key, value| {
+            if let Err(error) = node.revoke(key, value) {
+                tracing::error!(%error, "a revocation was not applied");
+            }
+        }));
+    }
+    RevocationWriter::new(Arc::new(topic))
 }
 
 /// The time of the directory in memory.

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use ledger::{Entry, Ledger, WriteError};
+pub use ledger::{Content, Entry, Fetched, Handler, Ledger, WriteError};
 pub use record::{Kind, Record, Topic};
 
 /// Names one appended record to whoever waits for it: 64 bits that the log carries and never reads.

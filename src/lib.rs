@@ -33,6 +33,7 @@ pub mod peer;
 pub mod router;
 
 pub mod api;
+pub mod inbox;
 
 pub mod app;
 pub mod cli;

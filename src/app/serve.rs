@@ -9,11 +9,12 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 use super::Signals;
+use super::consumers::{self, Consumers};
 use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
-use crate::eventlog::kafka::KafkaLog;
+use crate::eventlog::kafka::{KafkaLog, StartError};
 use crate::id::NodeName;
 use crate::keeper::Keeper;
 use crate::ownership::NodeLife;
@@ -76,8 +77,13 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let (node, keeper) = tokio::select! {
-        node = node(&config, metrics) => node?,
+    let begin = async {
+        let (node, keeper) = node(&config, metrics).await?;
+        let consumers = consumers::begin(&config, &node).await.map_err(not_begun)?;
+        Ok::<_, Failure>((node, keeper, consumers))
+    };
+    let (node, keeper, mut consumers) = tokio::select! {
+        begun = begin => begun?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
     };
@@ -88,10 +94,15 @@ async fn run(config: Config) -> Result<(), Failure> {
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
     let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
+    let gate = gate(&config, &node, &consumers)?;
+    if let Some(router) = &gate.router {
+        consumers.read_commands(&config, &node, router).map_err(not_begun)?;
+    }
+    let accepting = tokio::spawn(super::accept(public, doors, gate, Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
+    consumers.stop().await;
     Ok(())
 }
 
@@ -116,6 +127,10 @@ async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keepe
     let keeper = super::keepers::keeper(&node, &registrar);
     introduce(&keeper, tokio::time::Instant::now() + timeout).await?;
     Ok((Arc::new(node), keeper))
+}
+
+fn not_begun(error: StartError) -> Failure {
+    unreached(error.is_retryable(), error.to_string())
 }
 
 fn unreached(is_retryable: bool, text: String) -> Failure {
@@ -143,7 +158,7 @@ async fn introduce(keeper: &Arc<Keeper>, end: tokio::time::Instant) -> Result<()
     Ok(())
 }
 
-fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
+fn gate(config: &Config, node: &Arc<Node>, consumers: &Consumers) -> Result<Arc<Gate>, Failure> {
     let hops = Hops::new(&config.public.trusted_proxies)
         .map_err(|text| Failure::config(format!("public.trusted_proxies: `{text}` is no network, as 10.0.0.0/8 is")))?;
     let mut gate = Gate::new(Arc::clone(node));
@@ -151,6 +166,7 @@ fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.revocations = Some(consumers.revocation_writer());
     Ok(Arc::new(gate))
 }
 

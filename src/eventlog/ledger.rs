@@ -34,3 +34,38 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`WriteError`], after at most some seconds.
     fn write<'a>(&'a self, entry: &'a Entry<'a>) -> LogFuture<'a, Result<(), WriteError>>;
 }
+
+/// What is in a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing: a tombstone.
+    None,
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// More bytes than are read: this many.
+    TooLarge(usize),
+}
+
+/// A record as a reader gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Partition.
+    pub partition: i32,
+    /// Its place in that.
+    pub offset: i64,
+    /// The record's time, Unix milliseconds.
+    pub timestamp_ms: Option<i64>,
+    /// Key; none also where it is longer than what is read.
+    pub key: Option<Vec<u8>>,
+    /// Value.
+    pub value: Content,
+    /// Headers in their order, the first 64 and 16 KiB of them.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Who handles records that are read once by all nodes together.
+pub trait Handler: Send + Sync + 'static {
+    /// Handles one. It counts as read when this has ended, and is handled again where that was lost; the next of its
+    /// partition comes after it.
+    fn handle(&self, record: Fetched) -> LogFuture<'_, ()>;
+}

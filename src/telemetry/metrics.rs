@@ -16,7 +16,8 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Re
 
 pub use labels::{
     AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
-    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReadOutcome, ReceivedType, RefusedCode,
+    SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -168,6 +169,8 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Records of the topic of commands, by what became of them; all but the accepted are in the topic of dead letters.
+    pub commands_read: Family<ReadOutcome, IntCounter>,
     /// Blocked devices and revocations in force.
     pub revocations: IntGauge,
     /// Whether their topic could be read when it was tried last (1) or not (0); then the last state holds.
@@ -382,6 +385,7 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            commands_read: make.family("commands_read_total", "Records of the topic of commands; all but the accepted are dead letters.", "outcome")?,
             revocations: make.plain("revocations", "Blocked devices and revocations in force.")?,
             revocations_readable: make.plain("revocations_readable", "1 while their topic can be read; else the last state holds.")?,
             peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
@@ -488,6 +492,9 @@ mod tests {
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
             "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
             "tidegate_peers 0",
+            "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
+            "tidegate_revocations 0",
+            "tidegate_revocations_readable 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

@@ -50,6 +50,22 @@ labels! {
         App = "app",
     }
 
+    /// What became of a record of the topic of commands.
+    ReadOutcome {
+        /// A command, or one that was taken before.
+        Accepted = "accepted",
+        /// It cannot be read, or breaks a bound.
+        Malformed = "malformed",
+        /// It is larger than a message may be.
+        TooLarge = "too_large",
+        /// Its id was used for something else.
+        Conflict = "conflict",
+        /// The device's queue is full.
+        QueueFull = "queue_full",
+        /// Its time was over.
+        Expired = "expired",
+    }
+
     /// How a call to a peer ended.
     PeerOutcome {
         /// As it should.
