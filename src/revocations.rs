@@ -91,10 +91,17 @@ impl Table {
 }
 
 /// What the topic says, as far as it was read. While the topic cannot be read, what was read last holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Revocations {
     table: RwLock<Table>,
     tokens_changed: AtomicBool,
+    most: usize,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self { table: RwLock::default(), tokens_changed: AtomicBool::new(false), most: MAX_REVOCATIONS }
+    }
 }
 
 impl Revocations {
@@ -114,7 +121,7 @@ impl Revocations {
             }
         };
         let fits = self.write(|table| {
-            let fits = table.marks.len() < MAX_REVOCATIONS || table.has(&key);
+            let fits = table.marks.len() < self.most || table.has(&key);
             if fits {
                 table.insert(key, mark);
             }
@@ -295,8 +302,8 @@ mod tests {
 
     #[test]
     fn more_than_fit_are_refused_and_said_and_what_is_held_can_still_change() {
-        let revocations = Revocations::default();
-        for number in 0..MAX_REVOCATIONS {
+        let revocations = Revocations { most: 10, ..Revocations::default() };
+        for number in 0..10 {
             apply(&revocations, &Revocation::Device { key: device(&number.to_string()), blocked: true });
         }
         let block = |name: &str| {

@@ -333,8 +333,8 @@ impl<S: Transport> Pump<S> {
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
             Ok(_) => Verdict::Foreign,
-            Err(AuthError::Blocked) => return self.close(CloseReason::Blocked, desk),
-            Err(AuthError::Unauthorized(_)) => Verdict::Bad,
+            // Its own block it learns by its mailbox; this may be another's token.
+            Err(AuthError::Unauthorized(_) | AuthError::Blocked) => Verdict::Bad,
             Err(AuthError::KeysUnavailable { retry_after_s }) => Verdict::Unknown { retry_after_s },
         };
         let step = self.session.verified(id.map(Cow::Owned), verdict, &self.node.limits, desk.now);

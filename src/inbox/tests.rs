@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::*;
 use crate::commands::MAX_QUEUED;
+use crate::commands::SharedCommands;
 use crate::commands::memory::MemoryCommands;
-use crate::commands::{Commands, SharedCommands};
 use crate::id::DeviceKey;
 
 const NOW: i64 = 1_800_000_000_000;
@@ -123,19 +123,19 @@ async fn a_record_read_twice_is_one_command() {
     assert_eq!((rig.count(ReadOutcome::Accepted), rig.reasons().len()), (3, 0));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_record_waits_while_nobody_takes_commands() {
     let rig = Rig::new();
-    rig.door.away.store(100, Ordering::SeqCst);
+    rig.door.away.store(2, Ordering::SeqCst);
     rig.inbox.handle(record(1, &order("open"))).await;
     assert_eq!(rig.queued().await, ["open"]);
     assert!(rig.reasons().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_is_not_taken_is_a_dead_letter_with_reason_and_origin() {
     let rig = Rig::new();
-    rig.morgue.away.store(3, Ordering::SeqCst);
+    rig.morgue.away.store(2, Ordering::SeqCst);
     let mut bad = record(7, "no json");
     bad.headers = vec![("ce_id".into(), b"x".to_vec()), ("tg_offset".into(), b"forged".to_vec())];
     rig.inbox.handle(bad).await;
