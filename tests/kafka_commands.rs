@@ -6,7 +6,7 @@ mod produce;
 #[path = "support/support.rs"]
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -72,8 +72,13 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        let rig = Self::without_topics();
+        kafka::create_topics(&rig.config.brokers, &rig.config.topic_prefix);
+        rig
+    }
+
+    fn without_topics() -> Self {
         let (brokers, topic_prefix) = (kafka::shared(), kafka::new_prefix());
-        kafka::create_topics(&brokers, &topic_prefix);
         let commands = MemoryCommands::new(Arc::new(unix_ms), Arc::new(|_| None));
         let (away, asked) = (AtomicBool::new(false), Mutex::default());
         Self {
@@ -208,11 +213,22 @@ fn what_is_no_command_is_a_dead_letter_with_its_reason_and_origin() {
     assert_eq!(rig.queued("d1"), ["good", "good"]);
 }
 
+/// Counts what one node handles.
+struct Counted(Inbox, Arc<AtomicUsize>);
+
+impl Handler for Counted {
+    fn handle(&self, record: Fetched) -> LogFuture<'_, ()> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.handle(record)
+    }
+}
+
 #[test]
-fn two_nodes_share_the_topic_and_each_partition_keeps_its_order() {
+fn two_nodes_share_the_topic_one_leaves_and_each_partition_keeps_its_order() {
     let rig = Rig::new();
-    let first = rig.node("n1", rig.inbox());
-    let orders: Vec<String> = (0..40).map(|number| order(&format!("n{number}"))).collect();
+    let counts = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let [by_first, by_second] = &counts;
+    let orders: Vec<String> = (0..60).map(|number| order(&format!("n{number}"))).collect();
     let devices = ["d0", "d1", "d2", "d3"].map(|device| format!("acme/{device}"));
     let put = |range: std::ops::Range<usize>| {
         for (partition, key) in devices.iter().enumerate() {
@@ -220,14 +236,57 @@ fn two_nodes_share_the_topic_and_each_partition_keeps_its_order() {
             rig.put(&orders[range.clone()].iter().map(|value| at(value.as_str())).collect::<Vec<_>>());
         }
     };
+    let all_accepted = |count: usize| {
+        for device in ["d0", "d1", "d2", "d3"] {
+            wait_until("all of a device are accepted", SOON, || rig.queued(device).len() == count);
+        }
+    };
     put(0..20);
-    let second = rig.node("n2", rig.inbox());
-    put(20..40);
-    let names: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
+    let first = rig.node("n1", Counted(rig.inbox(), Arc::clone(by_first)));
+    all_accepted(20);
+    let second = rig.node("n2", Counted(rig.inbox(), Arc::clone(by_second)));
+    let mut number = 20;
+    wait_until("both have partitions", SOON, || {
+        put(number..number + 1);
+        number += 1;
+        all_accepted(number);
+        by_second.load(Ordering::SeqCst) > 0
+    });
+    rig.stop(&first);
+    drop(first);
+    put(number..60);
+    // The other takes over when the session of the one that left is over.
+    all_accepted(60);
+    let names: Vec<String> = (0..60).map(|number| format!("n{number}")).collect();
     for device in ["d0", "d1", "d2", "d3"] {
-        wait_until("all of a device are accepted", SOON, || rig.queued(device).len() == 40);
         assert_eq!(rig.queued(device), names, "{device}");
     }
-    rig.stop(&first);
     rig.stop(&second);
+}
+
+#[test]
+fn a_node_that_comes_back_while_its_old_self_hangs_reads_in_its_place() {
+    let rig = Rig::new();
+    let old = rig.node("n1", Stuck(rig.inbox()));
+    let (first, second) = (order("first"), order("second"));
+    let at = |value| Put { partition: Some(1), key: "acme/d1", value: Some(value), ..Put::default() };
+    rig.put(&[at(&first), at(&second)]);
+    wait_until("the first is accepted", SOON, || rig.queued("d1") == ["first"]);
+    let new = rig.node("n1", rig.inbox());
+    wait_until("both are accepted", SOON, || rig.queued("d1") == ["first", "second"]);
+    rig.stop(&old);
+    rig.stop(&new);
+}
+
+#[test]
+fn a_topic_that_is_missing_is_read_as_soon_as_it_is_there() {
+    let mut rig = Rig::without_topics();
+    rig.config.properties.insert("topic.metadata.refresh.interval.ms".into(), "1000".into());
+    let node = rig.node("n1", rig.inbox());
+    std::thread::sleep(Duration::from_secs(2));
+    kafka::create_topics(&rig.config.brokers, &rig.config.topic_prefix);
+    let open = order("open");
+    rig.put(&[Put { key: "acme/d1", value: Some(&open), ..Put::default() }]);
+    wait_until("it is read", SOON, || rig.queued("d1") == ["open"]);
+    rig.stop(&node);
 }

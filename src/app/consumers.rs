@@ -7,13 +7,14 @@ use crate::config::Config;
 use crate::connection::Node;
 use crate::eventlog::kafka::follow::{Follower, Reader};
 use crate::eventlog::kafka::group::{GroupReader, GroupSettings};
-use crate::eventlog::kafka::{KafkaWriter, StartError};
+use crate::eventlog::kafka::{KafkaConfig, KafkaWriter, StartError, topics};
 use crate::inbox::{self, Inbox};
 use crate::revocations::{self, RevocationWriter};
 use crate::router::Router;
 
 /// How long a leaving node waits until it has committed what it read.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a node reads, until this is dropped, and where it writes single records.
 pub(super) struct Consumers {
@@ -33,7 +34,23 @@ pub(super) async fn begin(config: &Config, node: &Arc<Node>) -> Result<Consumers
     let started = tokio::task::spawn_blocking(start).await;
     let (follower, writer) = started.map_err(|error| StartError::Thread(error.to_string()))??;
     tracing::info!(revocations = node.revocations.len(), "revocations are read");
+    tokio::spawn(warn_of_forgetting(config.kafka.clone()));
     Ok(Consumers { writer: Arc::new(writer), _revocations: follower, commands: None })
+}
+
+/// A topic that is not compacted forgets after some days who was blocked.
+async fn warn_of_forgetting(config: KafkaConfig) {
+    let topic = config.topic(revocations::TOPIC);
+    let policy = topics::cleanup_policy(&config, &topic, ASKED_WITHIN).await;
+    if let Ok(Some(policy)) = policy
+        && policy != "compact"
+    {
+        tracing::warn!(
+            topic,
+            policy,
+            "this topic forgets revocations: set its cleanup.policy to compact, as `tidegate topics --print` shows"
+        );
+    }
 }
 
 impl Consumers {

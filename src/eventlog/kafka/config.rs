@@ -392,20 +392,17 @@ const WRITER: [(&str, &str); 9] = [
 ];
 
 /// Of both kinds of consumers. What has fallen out of the topic is gone: what is left is read.
-const CONSUMER: [(&str, &str); 4] = [
-    ("auto.offset.reset", "earliest"),
-    ("enable.auto.offset.store", "false"),
-    ("allow.auto.create.topics", "false"),
-    // How soon a topic that was missing is found.
-    ("topic.metadata.refresh.interval.ms", "30000"),
-];
+const CONSUMER: [(&str, &str); 3] =
+    [("auto.offset.reset", "earliest"), ("enable.auto.offset.store", "false"), ("allow.auto.create.topics", "false")];
 
 /// Of the reader of a whole topic. librdkafka wants a group's id even where none is joined.
 const FOLLOWER: [(&str, &str); 3] =
     [("group.id", "tidegate-follower"), ("enable.partition.eof", "true"), ("enable.auto.commit", "false")];
 
 /// Of the group, where the user's properties count over it.
-const GROUP_OWN: [(&str, &str); 3] = [
+const GROUP_OWN: [(&str, &str); 4] = [
+    // How soon a topic that was missing is found.
+    ("topic.metadata.refresh.interval.ms", "30000"),
     // As long as a node's lease: then its partitions are another's.
     ("session.timeout.ms", "15000"),
     ("heartbeat.interval.ms", "3000"),
