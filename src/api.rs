@@ -29,6 +29,7 @@ pub use origin::Hops;
 
 use crate::connection::{self, Entry, Farewell, Node};
 use crate::id::DeviceKey;
+use crate::revocations::RevocationWriter;
 use crate::router;
 use crate::socket::head::Replay;
 use crate::socket::listener::{Incoming, Stream};
@@ -40,6 +41,8 @@ pub struct Gate {
     pub node: Arc<Node>,
     /// What brings commands to their devices; nothing where none can come.
     pub router: Option<Arc<router::Router>>,
+    /// What adds revocations; nothing where there are none.
+    pub revocations: Option<RevocationWriter>,
     /// Who a device without a token is, where it comes from this machine; only for development.
     pub anonymous: Option<DeviceKey>,
     /// Whether `?access_token=` is looked at.
@@ -63,6 +66,7 @@ impl Gate {
         Self {
             node,
             router: None,
+            revocations: None,
             anonymous: None,
             query_token: false,
             allowed_origins: Vec::new(),

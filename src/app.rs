@@ -1,6 +1,8 @@
 //! The composition roots' common ground: who accepts, who keeps house, and how a node leaves.
 
 #[cfg(feature = "kafka")]
+mod consumers;
+#[cfg(feature = "kafka")]
 mod drain;
 pub(crate) mod keepers;
 #[cfg(feature = "kafka")]

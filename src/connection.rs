@@ -27,6 +27,7 @@ use crate::mailbox::Signal;
 use crate::protocol::Encoding;
 use crate::receipts::Receipts;
 use crate::registrar::{Registrar, Tenure};
+use crate::revocations::{ApplyError, Change, Revocations};
 use crate::roster::Roster;
 use crate::session::Now;
 use crate::socket::deflate::Negotiated;
@@ -57,6 +58,8 @@ pub struct Node {
     pub receipts: Arc<Receipts>,
     /// Who may.
     pub auth: Option<Arc<Authenticator>>,
+    /// Who may no longer.
+    pub revocations: Arc<Revocations>,
     /// What people see.
     pub metrics: Metrics,
     /// What claims devices; nothing where the node is alone and nobody asks.
@@ -83,12 +86,17 @@ impl Node {
         auth: Option<Arc<Authenticator>>,
         metrics: Metrics,
     ) -> Self {
+        let revocations = Arc::new(Revocations::default());
+        if let Some(auth) = &auth {
+            auth.obey(Arc::clone(&revocations) as _);
+        }
         Self {
             limits,
             log,
             roster: Arc::default(),
             receipts,
             auth,
+            revocations,
             metrics,
             registrar: None,
             courier: None,
@@ -155,10 +163,29 @@ impl Node {
     pub fn sweep(&self) {
         let tick = (self.started.elapsed().as_millis() as u64 / TICK_MS) as u32;
         self.tick.store(tick, Ordering::Relaxed);
+        if self.revocations.take_tokens_changed() {
+            self.keys_changed();
+        }
         self.receipts.for_each(|mailbox| mailbox.tick(tick));
     }
 
-    /// Tells every connection to look whether its signing key still counts.
+    /// Applies a record of the topic of revocations. A device that it blocks and that is connected is told at once, those
+    /// whose tokens it may have revoked at the next [`Node::sweep`].
+    ///
+    /// # Errors
+    /// [`ApplyError`]: it changed nothing.
+    pub fn revoke(&self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ApplyError> {
+        let change = self.revocations.apply(key, value)?;
+        self.metrics.revocations.set(i64::try_from(self.revocations.len()).unwrap_or(i64::MAX));
+        if let Change::Blocked(device) = change
+            && let Some((mailbox, _)) = self.roster.find(&device)
+        {
+            mailbox.signal(Signal::Keys);
+        }
+        Ok(())
+    }
+
+    /// Tells every connection to look whether it may still be here: its signing key, its token, its device.
     pub fn keys_changed(&self) {
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Keys));
     }

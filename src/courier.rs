@@ -11,16 +11,15 @@ mod rounds;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::commands::{Command, Reason, SharedCommands, State};
+use crate::commands::{Command, SharedCommands};
 use crate::id::{CommandId, DeviceKey};
 use crate::mailbox::Mailbox;
 use crate::protocol::message::CommandAck;
-use crate::telemetry::metrics::{AnswerOutcome, CommandOutcome, CommandRoute, Metrics};
+use crate::telemetry::metrics::{AnswerOutcome, Metrics};
 use line::{Line, Said};
 
 /// Changes that may wait to be published. What is above is left to the due sweeper where it is an end, and is
@@ -153,14 +152,6 @@ impl Courier {
         }
     }
 
-    /// Counts the end of a command that took `route`; nothing where it has not ended.
-    pub fn count_end(&self, route: CommandRoute, command: &Command) {
-        let Some(outcome) = outcome_of(command) else { return };
-        let at_ms = command.history.last().map_or(command.created_ms, |turn| turn.at_ms);
-        let took_ms = u64::try_from(at_ms.saturating_sub(command.created_ms)).unwrap_or(0);
-        self.metrics.command_ended(route, outcome, Duration::from_millis(took_ms));
-    }
-
     /// Up to `limit` of what changed, the oldest first, as soon as there is any.
     pub async fn news(&self, limit: usize) -> Vec<Command> {
         loop {
@@ -188,20 +179,6 @@ impl Lines {
         }
         self.of.remove(device);
     }
-}
-
-/// How a command ended.
-fn outcome_of(command: &Command) -> Option<CommandOutcome> {
-    Some(match (command.life.state, command.life.reason) {
-        (State::Succeeded, _) => CommandOutcome::Succeeded,
-        (State::Rejected, _) => CommandOutcome::Rejected,
-        (State::Canceled, _) => CommandOutcome::Canceled,
-        (State::Expired, Some(Reason::Unsent)) => CommandOutcome::Unsent,
-        (State::Failed, Some(Reason::Undeliverable)) => CommandOutcome::Undeliverable,
-        (State::Expired, _) | (State::Failed, Some(Reason::OutcomeUnknown)) => CommandOutcome::Unknown,
-        (State::Failed, _) => CommandOutcome::Failed,
-        (State::Queued | State::Sent | State::Received | State::Running, _) => return None,
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

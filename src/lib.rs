@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod courier;
 pub mod receipts;
 pub mod registrar;
+pub mod revocations;
 pub mod roster;
 pub mod session;
 pub mod socket;
@@ -32,6 +33,7 @@ pub mod peer;
 pub mod router;
 
 pub mod api;
+pub mod inbox;
 
 pub mod app;
 pub mod cli;

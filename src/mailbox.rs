@@ -36,7 +36,7 @@ pub enum Signal {
     Flow = 1,
     /// A moment the connection asked for has come, or is worth looking at.
     Tick = 2,
-    /// Signing keys were withdrawn: look at yours.
+    /// Signing keys were withdrawn, tokens revoked or devices blocked: look at yours.
     Keys = 4,
     /// The node is stopping: read no more, settle what is outstanding, close.
     Stop = 8,

@@ -20,6 +20,9 @@ use crate::registrar::{Contested, Tenure};
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
 use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
+/// What a blocked device is told.
+const BLOCKED: &str = "this device is blocked";
+
 pub(super) async fn root(
     gate: State<Arc<Gate>>,
     agreed: Extension<Agreed>,
@@ -167,7 +170,10 @@ async fn verify(
         |why| Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() };
     let Some((token, _)) = &wish.token else {
         return match &gate.anonymous {
-            Some(key) if peer.is_loopback() && door == PeerKind::Device => Ok((key.clone(), None)),
+            Some(key) if peer.is_loopback() && door == PeerKind::Device => {
+                let denied = gate.node.revocations.denial(key, true, None).is_some();
+                if denied { Err(blocked()) } else { Ok((key.clone(), None)) }
+            }
             _ => Err(unauthorized("no token")),
         };
     };
@@ -175,6 +181,7 @@ async fn verify(
     let verified = match auth.verify(token, gate.node.now().unix_ms).await {
         Ok(verified) => verified,
         Err(AuthError::Unauthorized(why)) => return Err(unauthorized(why.label())),
+        Err(AuthError::Blocked) => return Err(blocked()),
         Err(AuthError::KeysUnavailable { retry_after_s }) => {
             let detail = "tokens cannot be verified just now";
             let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, retry_after_s);
@@ -191,6 +198,10 @@ async fn verify(
     Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
 }
 
+fn blocked() -> Refusal {
+    Problem::new(StatusCode::FORBIDDEN, BLOCKED).into()
+}
+
 /// The same refusal in frames, for a browser, which shows its page no status.
 fn farewell(wish: &Wish, refusal: &Refusal) -> Option<Farewell> {
     if !matches!(wish.token, Some((_, TokenBy::Subprotocol))) {
@@ -198,6 +209,7 @@ fn farewell(wish: &Wish, refusal: &Refusal) -> Option<Farewell> {
     }
     let (code, reason) = match refusal.problem.status {
         StatusCode::UNAUTHORIZED => ("unauthorized", CloseReason::TokenExpired),
+        StatusCode::FORBIDDEN if refusal.problem.detail == BLOCKED => ("blocked", CloseReason::Blocked),
         StatusCode::FORBIDDEN => ("forbidden", CloseReason::PolicyViolation),
         _ => ("try_again_later", CloseReason::TryAgainLater),
     };

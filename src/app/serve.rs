@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::Signals;
+use super::consumers::{self, Consumers};
 use super::peers;
 use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::commands::redis::RedisCommands;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
-use crate::eventlog::kafka::KafkaLog;
+use crate::eventlog::kafka::{KafkaLog, StartError};
 use crate::id::NodeName;
 use crate::keeper::Keeper;
 use crate::ownership::NodeLife;
@@ -80,8 +81,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
     let peer_tls = peers::tls(&config).map_err(Failure::config)?;
-    let Made { node, keeper, router: _router } = tokio::select! {
-        node = node(&config, metrics, peer_tls) => node?,
+    let begin = async {
+        let made = node(&config, metrics, peer_tls).await?;
+        let consumers = consumers::begin(&config, &made.node).await.map_err(not_begun)?;
+        Ok::<_, Failure>((made, consumers))
+    };
+    let (Made { node, keeper, router }, mut consumers) = tokio::select! {
+        begun = begin => begun?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
     };
@@ -93,10 +99,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
     let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, axum::Router::new()));
+    let gate = gate(&config, &node, &router, &consumers)?;
+    consumers.read_commands(&config, &node, &router).map_err(not_begun)?;
+    let accepting = tokio::spawn(super::accept(public, doors, gate, axum::Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
+    consumers.stop().await;
     Ok(())
 }
 
@@ -135,6 +144,10 @@ async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>)
     Ok(Made { node: Arc::new(node), keeper, router })
 }
 
+fn not_begun(error: StartError) -> Failure {
+    unreached(error.is_retryable(), error.to_string())
+}
+
 fn unreached(is_retryable: bool, text: String) -> Failure {
     Failure(if is_retryable { EXIT_UNAVAILABLE } else { EXIT_CONFIG }, text)
 }
@@ -165,7 +178,7 @@ async fn introduce(keeper: &Arc<Keeper>, end: tokio::time::Instant) -> Result<()
     Ok(())
 }
 
-fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
+fn gate(config: &Config, node: &Arc<Node>, router: &Arc<Router>, consumers: &Consumers) -> Result<Arc<Gate>, Failure> {
     let hops = Hops::new(&config.public.trusted_proxies)
         .map_err(|text| Failure::config(format!("public.trusted_proxies: `{text}` is no network, as 10.0.0.0/8 is")))?;
     let mut gate = Gate::new(Arc::clone(node));
@@ -173,6 +186,8 @@ fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.router = Some(Arc::clone(router));
+    gate.revocations = Some(consumers.revocation_writer());
     Ok(Arc::new(gate))
 }
 

@@ -21,6 +21,7 @@ use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{GatewayMessage, PauseReason, Welcome};
 use crate::receipts::Seat;
+use crate::revocations::Denial;
 use crate::session::Now;
 use crate::session::device::{Due, Session, Verdict};
 use crate::socket::decoder::Decoder;
@@ -259,6 +260,8 @@ impl<S: Transport> Pump<S> {
         {
             courier.ring(&self.place.key, self.place.mailbox());
         }
+        // What came between the door and the place in the roster was told to nobody.
+        self.look_at_rights(desk);
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
@@ -286,8 +289,8 @@ impl<S: Transport> Pump<S> {
         if signals.has(Signal::Flow) {
             self.tell_flow(desk);
         }
-        if signals.has(Signal::Keys) && self.place.signed_by.as_ref().is_some_and(KeyRef::is_revoked) {
-            self.close(CloseReason::TokenRevoked, desk);
+        if signals.has(Signal::Keys) {
+            self.look_at_rights(desk);
         }
         if signals.has(Signal::Prove) {
             self.put_control(SentType::WsPing, &[], desk);
@@ -307,6 +310,18 @@ impl<S: Transport> Pump<S> {
             self.begin_stop(desk);
         }
         signals.has(Signal::Tick)
+    }
+
+    /// Ends where it may not be here any more.
+    fn look_at_rights(&mut self, desk: &mut Desk) {
+        let signed_by = self.place.signed_by.as_ref();
+        let is_device = self.session.kind() == PeerKind::Device;
+        match self.node.revocations.denial(&self.place.key, is_device, signed_by) {
+            Some(Denial::Blocked) => self.close(CloseReason::Blocked, desk),
+            Some(Denial::Revoked) => self.close(CloseReason::TokenRevoked, desk),
+            None if signed_by.is_some_and(KeyRef::is_revoked) => self.close(CloseReason::TokenRevoked, desk),
+            None => {}
+        }
     }
 
     fn tell_flow(&mut self, desk: &mut Desk) {
@@ -359,7 +374,8 @@ impl<S: Transport> Pump<S> {
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
             Ok(_) => Verdict::Foreign,
-            Err(AuthError::Unauthorized(_)) => Verdict::Bad,
+            // Its own block it learns by its mailbox; this may be another's token.
+            Err(AuthError::Unauthorized(_) | AuthError::Blocked) => Verdict::Bad,
             Err(AuthError::KeysUnavailable { retry_after_s }) => Verdict::Unknown { retry_after_s },
         };
         let step = self.session.verified(id.map(Cow::Owned), verdict, &self.node.limits, desk.now);

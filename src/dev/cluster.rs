@@ -24,6 +24,8 @@ use crate::peer::memory::MemoryNetwork;
 use crate::peer::{PeerHandler, PeerTimes};
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::revocations::RevocationWriter;
+use crate::revocations::memory::MemoryTopic;
 use crate::router::memory::memory_pair;
 use crate::router::{Parts, Router};
 use crate::socket::listener::{self, ListenerSettings};
@@ -45,6 +47,7 @@ pub(super) struct Cluster {
     ownership: Arc<MemoryOwnership>,
     commands: Arc<MemoryCommands>,
     network: Arc<MemoryNetwork>,
+    revocations: Arc<MemoryTopic>,
 }
 
 /// One of them, which accepts.
@@ -60,7 +63,7 @@ impl Cluster {
     pub(super) fn new(options: &DevOptions, limits: Limits, auth: Arc<Authenticator>) -> Self {
         let (ownership, commands) = memory_pair(clock());
         let network = MemoryNetwork::new(PeerTimes::default(), 0);
-        Self { options: options.clone(), limits, auth, ownership, commands, network }
+        Self { options: options.clone(), limits, auth, ownership, commands, network, revocations: Arc::default() }
     }
 
     /// Starts as many as were asked for: the first at the address that was asked for, the others at the next ones that
@@ -95,6 +98,7 @@ impl Cluster {
         node.courier = Some(Arc::clone(&courier));
         let keeper = keepers::keeper(&node, &registrar, name.clone());
         let node = Arc::new(node);
+        self.follow_revocations(&node);
         let router = Router::new(Parts {
             courier,
             roster: Arc::clone(&node.roster),
@@ -111,12 +115,23 @@ impl Cluster {
         let address = port.local_addr()?;
         let doors = ListenerSettings::new(node.limits.clone(), node.metrics.clone(), None, false);
         let internal = api::internal(Arc::clone(&node), health);
-        let accepting = tokio::spawn(app::accept(port, doors, Arc::new(self.gate(&node)?), internal));
+        let accepting = tokio::spawn(app::accept(port, doors, Arc::new(self.gate(&node, &router)?), internal));
         Ok(Member { address, node, keeper, accepting })
     }
 
-    fn gate(&self, node: &Arc<Node>) -> Result<Gate, Failure> {
+    fn follow_revocations(&self, node: &Arc<Node>) {
+        let node = Arc::clone(node);
+        self.revocations.follow(Arc::new(move |key, value| {
+            if let Err(error) = node.revoke(key, value) {
+                tracing::error!(%error, "a revocation was not applied");
+            }
+        }));
+    }
+
+    fn gate(&self, node: &Arc<Node>, router: &Arc<Router>) -> Result<Gate, Failure> {
         let mut gate = Gate::new(Arc::clone(node));
+        gate.router = Some(Arc::clone(router));
+        gate.revocations = Some(RevocationWriter::new(Arc::clone(&self.revocations) as _));
         gate.anonymous = if self.options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
         gate.query_token = true;
         gate.console = Some(CONSOLE);

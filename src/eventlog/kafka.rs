@@ -5,9 +5,12 @@
 //! tried again for ever, except the one record that the broker says will never fit.
 
 mod config;
+pub mod follow;
+pub mod group;
 mod lane;
 mod supervisor;
 pub mod topics;
+mod writer;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -22,6 +25,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use config::{KafkaConfig, Preset, SaslMechanism, Security};
 use lane::{Lane, Room, lock};
+pub use writer::KafkaWriter;
 
 use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic, publish};
 use crate::limits::Limits;
@@ -41,7 +45,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// A topic is missing or forbidden: exit 78.
-    #[error("topic {topic}: {reason}. Make it with `tidegate topics --apply`, or let this user write to it")]
+    #[error("topic {topic}: {reason}. Make it with `tidegate topics --apply`, or let this user use it")]
     Topic {
         /// The topic's full name.
         topic: String,

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Router;
-use crate::commands::{Command, CommandEvent, State};
+use crate::commands::{Command, CommandEvent, Reason, State};
 use crate::eventlog::{EventLog, Kind, Record, SharedLog, Topic};
 use crate::id::{Boot, CommandId, Epoch};
 use crate::keeper::publish::settled;
@@ -48,7 +48,7 @@ impl Outgoing {
     fn of(command: &Command, me: &NodeLife) -> Self {
         let epoch = command.history.last().and_then(|turn| turn.epoch).unwrap_or(Epoch(0));
         let event = command.event();
-        let end = outcome(command.life.state).map(|outcome| {
+        let end = outcome(command).map(|outcome| {
             let took_ms = u64::try_from(event.at_ms - command.created_ms).unwrap_or_default();
             End { route: route(command, me), outcome, after: Duration::from_millis(took_ms) }
         });
@@ -69,15 +69,18 @@ fn route(command: &Command, me: &NodeLife) -> CommandRoute {
     }
 }
 
-const fn outcome(state: State) -> Option<CommandOutcome> {
-    match state {
-        State::Succeeded => Some(CommandOutcome::Succeeded),
-        State::Failed => Some(CommandOutcome::Failed),
-        State::Rejected => Some(CommandOutcome::Rejected),
-        State::Expired => Some(CommandOutcome::Expired),
-        State::Canceled => Some(CommandOutcome::Canceled),
-        State::Queued | State::Sent | State::Received | State::Running => None,
-    }
+/// How a command ended; nothing where it has not.
+fn outcome(command: &Command) -> Option<CommandOutcome> {
+    Some(match (command.life.state, command.life.reason) {
+        (State::Succeeded, _) => CommandOutcome::Succeeded,
+        (State::Rejected, _) => CommandOutcome::Rejected,
+        (State::Canceled, _) => CommandOutcome::Canceled,
+        (State::Expired, Some(Reason::Unsent)) => CommandOutcome::Unsent,
+        (State::Failed, Some(Reason::Undeliverable)) => CommandOutcome::Undeliverable,
+        (State::Expired, _) | (State::Failed, Some(Reason::OutcomeUnknown)) => CommandOutcome::Unknown,
+        (State::Failed, _) => CommandOutcome::Failed,
+        (State::Queued | State::Sent | State::Received | State::Running, _) => return None,
+    })
 }
 
 /// The events that wait, and those the log has not stored yet, by their numbers.
@@ -206,7 +209,7 @@ impl Router {
         match noted {
             Ok(()) => {
                 if let Some(End { route, outcome, after }) = end {
-                    self.parts.metrics.commanded(route, outcome, after);
+                    self.parts.metrics.command_ended(route, outcome, after);
                 }
             }
             Err(error) => tracing::debug!(event = event.id, %error, "the event of an end is published once more"),

@@ -17,7 +17,7 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Re
 pub use labels::{
     AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label,
     OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic,
-    ReceivedType, RefusedCode, SecurityEvent, SentType,
+    ReadOutcome, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -26,8 +26,6 @@ pub type MetricsError = prometheus::Error;
 
 /// Boundaries of what should take well under a second; 0.25 s and 1 s are the service level objectives.
 const LATENCY_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Boundaries of how long commands take, which may wait for days: 0.5 s is the service level objective.
-const COMMAND_S: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 600.0, 3_600.0, 86_400.0];
 /// Boundaries of how long connections live: a second to a week.
 const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, 604_800.0];
 
@@ -180,10 +178,12 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
-    /// Commands whose end is in the event log.
-    pub commands: Grid<CommandRoute, CommandOutcome, IntCounter>,
-    /// From their acceptance to their end, seconds.
-    pub command_duration: Grid<CommandRoute, CommandOutcome, Histogram>,
+    /// Records of the topic of commands, by what became of them; all but the accepted are in the topic of dead letters.
+    pub commands_read: Family<ReadOutcome, IntCounter>,
+    /// Blocked devices and revocations in force.
+    pub revocations: IntGauge,
+    /// Whether their topic could be read when it was tried last (1) or not (0); then the last state holds.
+    pub revocations_readable: IntGauge,
     /// Calls to peers, by how they ended.
     pub peer_requests: Family<PeerOutcome, IntCounter>,
     /// How long they took, seconds.
@@ -321,12 +321,6 @@ impl Metrics {
         (probe.success.get() == 1, Duration::from_millis(age_ms))
     }
 
-    /// Counts a command that ended `after` its acceptance.
-    pub fn commanded(&self, route: CommandRoute, outcome: CommandOutcome, after: Duration) {
-        self.commands.of(route, outcome).inc();
-        self.command_duration.of(route, outcome).observe(after.as_secs_f64());
-    }
-
     /// Counts a call to a peer that took so long.
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
         self.peer_requests.of(outcome).inc();
@@ -409,8 +403,9 @@ impl Series {
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
-            commands: make.grid("commands_total", "Commands whose end is in the event log.", ("route", "outcome"), &[])?,
-            command_duration: make.grid("command_duration_seconds", "From a command's acceptance to its end.", ("route", "outcome"), COMMAND_S)?,
+            commands_read: make.family("commands_read_total", "Records of the topic of commands; all but the accepted are dead letters.", "outcome")?,
+            revocations: make.plain("revocations", "Blocked devices and revocations in force.")?,
+            revocations_readable: make.plain("revocations_readable", "1 while their topic can be read; else the last state holds.")?,
             peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
@@ -520,6 +515,9 @@ mod tests {
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
             "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
             "tidegate_peers 0",
+            "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
+            "tidegate_revocations 0",
+            "tidegate_revocations_readable 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

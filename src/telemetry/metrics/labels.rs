@@ -50,6 +50,22 @@ labels! {
         App = "app",
     }
 
+    /// What became of a record of the topic of commands.
+    ReadOutcome {
+        /// A command, or one that was taken before.
+        Accepted = "accepted",
+        /// It cannot be read, or breaks a bound.
+        Malformed = "malformed",
+        /// It is larger than a message may be.
+        TooLarge = "too_large",
+        /// Its id was used for something else.
+        Conflict = "conflict",
+        /// The device's queue is full.
+        QueueFull = "queue_full",
+        /// Its time was over.
+        Expired = "expired",
+    }
+
     /// How a call to a peer ended.
     PeerOutcome {
         /// As it should.
@@ -70,30 +86,6 @@ labels! {
         TooLarge = "too_large",
         /// The node does not understand it.
         Refused = "refused",
-    }
-
-    /// Which way a command went.
-    CommandRoute {
-        /// It was accepted and ended on one node.
-        Local = "local",
-        /// It was accepted on one node and ended on another.
-        Peer = "peer",
-        /// It was never sent.
-        Queued = "queued",
-    }
-
-    /// How a command ended.
-    CommandOutcome {
-        /// The device did it.
-        Succeeded = "succeeded",
-        /// The device could not, or it could not be delivered.
-        Failed = "failed",
-        /// The device will not.
-        Rejected = "rejected",
-        /// The deadline came first.
-        Expired = "expired",
-        /// Withdrawn before anything was sent.
-        Canceled = "canceled",
     }
 
     /// How an attempt to connect ended.
@@ -332,13 +324,13 @@ labels! {
         Peer = "peer",
     }
 
-    /// Which way a command took to its device.
+    /// Which way a command went.
     CommandRoute {
-        /// The device was at the node that took the command.
+        /// It was accepted and ended on one node.
         Local = "local",
-        /// It was at another node.
+        /// It was accepted on one node and ended on another.
         Peer = "peer",
-        /// It was connected nowhere, and came later.
+        /// It was never sent.
         Queued = "queued",
     }
 
