@@ -157,9 +157,9 @@ impl Rig {
     }
 
     /// What the connection would write now.
-    fn written(&self, mailbox: &Mailbox) -> Vec<Box<Order>> {
+    fn written(&self, mailbox: &Mailbox) -> Vec<Order> {
         let next = || match mailbox.take_order(self.now()) {
-            NextOrder::Write(order) => Some(order),
+            NextOrder::Write(order) => Some(*order),
             NextOrder::Stale | NextOrder::None => None,
         };
         std::iter::from_fn(next).collect()
@@ -221,7 +221,7 @@ async fn settle() {
     }
 }
 
-fn ids(orders: &[Box<Order>]) -> Vec<CommandId> {
+fn ids(orders: &[Order]) -> Vec<CommandId> {
     orders.iter().map(|order| order.id).collect()
 }
 
@@ -570,4 +570,20 @@ async fn a_thousand_devices_are_worked_at_by_a_bounded_number_of_tasks() {
     assert!(all.iter().all(|mailbox| rig.written(mailbox).len() == 1));
     assert_eq!(lock(&rig.courier.lines).workers, 0);
     assert_eq!(rig.courier.lines(), 1_000);
+}
+
+#[tokio::test]
+async fn what_changed_waits_without_its_params_and_is_bounded_by_its_bytes() {
+    let rig = Rig::new();
+    let id = rig.submit(0).await;
+    let command = rig.weather.get(&rig.device, id).await.unwrap();
+    rig.courier.tell(command.clone());
+    assert_eq!(rig.courier.news(9).await, [Command { params: Vec::new(), ..command.clone() }]);
+    let large = Command { result: Some(vec![b'1'; 1 << 20]), ..command };
+    for _ in 0..100 {
+        rig.courier.tell(large.clone());
+    }
+    assert_eq!(rig.courier.news(1_000).await.len(), 31, "each is a little above a mebibyte");
+    rig.courier.tell(large);
+    assert_eq!(rig.courier.news(1_000).await.len(), 1);
 }
