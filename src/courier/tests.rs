@@ -24,13 +24,26 @@ struct Weather {
     /// While it is up, `mark_sent` waits.
     gate: tokio::sync::RwLock<()>,
     asked: AtomicU64,
+    /// While it is up, every other call to a directory that is away is done, and its answer lost.
+    is_lossy: AtomicBool,
+    lost: AtomicU64,
     hands: Arc<AtomicU64>,
 }
 
 impl Weather {
-    fn away<T>(&self) -> Option<Result<T, CommandError>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.away.load(Ordering::Relaxed).then(|| Err(CommandError::Unavailable("away".to_owned())))
+    fn away<'a, T: Send + 'a>(&self, call: CommandFuture<'a, T>) -> Result<CommandFuture<'a, T>, CommandFuture<'a, T>> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if !self.away.load(Ordering::Relaxed) {
+            return Ok(call);
+        }
+        let is_done = self.is_lossy.load(Ordering::Relaxed) && asked % 2 == 0;
+        self.lost.fetch_add(u64::from(is_done), Ordering::Relaxed);
+        Err(Box::pin(async move {
+            if is_done {
+                drop(call.await);
+            }
+            Err(CommandError::Unavailable("away".to_owned()))
+        }))
     }
 }
 
@@ -40,10 +53,7 @@ impl Commands for Weather {
     }
 
     fn pending<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Vec<CommandId>> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
-        self.inner.pending(device, epoch, limit)
+        self.away(self.inner.pending(device, epoch, limit)).unwrap_or_else(|away| away)
     }
 
     fn mark_sent<'a>(
@@ -53,12 +63,15 @@ impl Commands for Weather {
         epoch: Epoch,
         again: bool,
     ) -> CommandFuture<'a, Sending> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
+        // In memory a call is done when it is made.
+        let call = Box::pin(async move { self.inner.mark_sent(device, id, epoch, again).await });
+        let call = match self.away(call) {
+            Ok(call) => call,
+            Err(away) => return away,
+        };
         let slow_ms = self.slow_ms.swap(0, Ordering::Relaxed);
         Box::pin(async move {
-            let sending = self.inner.mark_sent(device, id, epoch, again).await;
+            let sending = call.await;
             drop(self.gate.read().await);
             self.hands.fetch_add(slow_ms, Ordering::Relaxed);
             sending
@@ -66,10 +79,8 @@ impl Commands for Weather {
     }
 
     fn answer<'a>(&'a self, device: &'a DeviceKey, id: CommandId, answer: Answer<'a>) -> CommandFuture<'a, Answered> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
-        self.inner.answer(device, id, answer)
+        let call = Box::pin(async move { self.inner.answer(device, id, answer).await });
+        self.away(call).unwrap_or_else(|away| away)
     }
 
     fn cancel<'a>(&'a self, device: &'a DeviceKey, id: CommandId) -> CommandFuture<'a, Canceled> {
@@ -97,6 +108,8 @@ impl Commands for Weather {
         self.inner.settle_published(device, id, version)
     }
 }
+
+mod histories;
 
 struct Rig {
     courier: Arc<Courier>,
@@ -130,6 +143,8 @@ impl Rig {
             slow_ms: AtomicU64::new(0),
             gate: tokio::sync::RwLock::default(),
             asked: AtomicU64::new(0),
+            is_lossy: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             hands: Arc::clone(&hands),
         });
         let metrics = Metrics::new().unwrap();
