@@ -18,7 +18,10 @@ impl<S: Transport> Pump<S> {
                 self.close(reason, desk);
             }
         }
-        while matches!(self.state, State::Open) {
+        if !self.is_working() {
+            return;
+        }
+        loop {
             if self.unsent.is_some() {
                 // It writes again as soon as the socket takes something, and looks here then.
                 return self.place.mailbox().keep(Signal::Letter);
