@@ -113,7 +113,9 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     keepers::spawn(&node, &health, &keeper);
     let mut gate = Gate::new(Arc::clone(&node));
     gate.anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
-    gate.revocations = Some(revocations(&[&node]));
+    let revocations = Arc::new(MemoryTopic::default());
+    keepers::follow(&node, &revocations);
+    gate.revocations = Some(RevocationWriter::new(revocations));
     gate.query_token = true;
     gate.console = Some(CONSOLE);
     let listen = if options.lan { SocketAddr::from(([0, 0, 0, 0], options.listen.port())) } else { options.listen };
@@ -133,20 +135,6 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     keeper.finish(tokio::time::Instant::now() + Duration::from_secs(1)).await;
     let _left = log.close(Duration::from_secs(5)).await;
     Ok(())
-}
-
-/// The topic of revocations in memory, which these nodes follow.
-fn revocations(nodes: &[&Arc<Node>]) -> RevocationWriter {
-    let topic = MemoryTopic::default();
-    for node in nodes {
-        let node = Arc::clone(node);
-        topic.follow(Arc::new(move |key, value| {
-            if let Err(error) = node.revoke(key, value) {
-                tracing::error!(%error, "a revocation was not applied");
-            }
-        }));
-    }
-    RevocationWriter::new(Arc::new(topic))
 }
 
 /// The time of the directory in memory.
