@@ -172,6 +172,33 @@ fn a_withdrawn_key_ends_its_tokens_on_every_node_until_a_tombstone() {
 }
 
 #[test]
+fn while_the_topic_cannot_be_read_the_last_state_holds_and_then_it_is_followed_again() {
+    let broker = kafka::Broker::start();
+    let a = Gateway::build().brokers(&broker.brokers()).start();
+    let (stolen, other) = (a.token("stolen", "acme", &["device"]), a.token("other", "acme", &["device"]));
+    let block = |device: &str| json!({"type": "device", "tenant": "acme", "device": device, "blocked": true});
+    let mut live = open(&a, &other, "/v1/device?heartbeat_s=5");
+    revoke(&a, "device:acme/stolen", Some(&block("stolen")));
+    wait_until("it is in force", IN_FORCE, || status(&a, &stolen, "/v1/device") == 403);
+    broker.freeze();
+    let readable = |a: &Gateway| a.metric("tidegate_revocations_readable", &[]) > 0.5;
+    wait_until("it is said that the topic cannot be read", Duration::from_secs(40), || {
+        let _ = live.json(Duration::from_millis(50));
+        !readable(&a)
+    });
+    assert_eq!(status(&a, &stolen, "/v1/device"), 403);
+    broker.thaw();
+    wait_until("it can be read again", Duration::from_secs(40), || {
+        let _ = live.json(Duration::from_millis(50));
+        readable(&a)
+    });
+    let since = Instant::now();
+    revoke(&a, "device:acme/other", Some(&block("other")));
+    all_closed(since, 4302, &mut [&mut live]);
+    assert_eq!(status(&a, &stolen, "/v1/device"), 403);
+}
+
+#[test]
 fn a_node_without_the_topic_does_not_start_and_says_what_to_do() {
     let a = Gateway::start();
     let (dir, prefix) = (tempfile::tempdir().unwrap(), kafka::new_prefix());

@@ -10,6 +10,7 @@ use crate::keeper::{Keeper, Parts};
 use crate::ownership::NodeState;
 use crate::receipts::Batch;
 use crate::registrar::Registrar;
+use crate::revocations::memory::MemoryTopic;
 use crate::telemetry::metrics::ProbePath;
 
 const FLOW_EVERY: Duration = Duration::from_millis(100);
@@ -44,6 +45,16 @@ pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>, keeper: &Arc<Keeper>
         drop(auth.spawn_refresh());
         tokio::spawn(watch_keys(Arc::clone(node), auth.on_change()));
     }
+}
+
+/// Has a node follow a topic of revocations in memory.
+pub(crate) fn follow(node: &Arc<Node>, topic: &MemoryTopic) {
+    let node = Arc::clone(node);
+    topic.follow(Arc::new(move |key, value| {
+        if let Err(error) = node.revoke(key, value) {
+            tracing::error!(%error, "a revocation was not applied");
+        }
+    }));
 }
 
 async fn hand_out(node: Arc<Node>) {

@@ -98,7 +98,7 @@ impl Cluster {
         node.courier = Some(Arc::clone(&courier));
         let keeper = keepers::keeper(&node, &registrar, name.clone());
         let node = Arc::new(node);
-        self.follow_revocations(&node);
+        keepers::follow(&node, &self.revocations);
         let router = Router::new(Parts {
             courier,
             roster: Arc::clone(&node.roster),
@@ -117,15 +117,6 @@ impl Cluster {
         let internal = api::internal(Arc::clone(&node), health);
         let accepting = tokio::spawn(app::accept(port, doors, Arc::new(self.gate(&node, &router)?), internal));
         Ok(Member { address, node, keeper, accepting })
-    }
-
-    fn follow_revocations(&self, node: &Arc<Node>) {
-        let node = Arc::clone(node);
-        self.revocations.follow(Arc::new(move |key, value| {
-            if let Err(error) = node.revoke(key, value) {
-                tracing::error!(%error, "a revocation was not applied");
-            }
-        }));
     }
 
     fn gate(&self, node: &Arc<Node>, router: &Arc<Router>) -> Result<Gate, Failure> {
