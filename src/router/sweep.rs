@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::MissedTickBehavior;
 
-use super::{Router, life_of};
+use super::Router;
 use crate::commands::{Due, Row, SHARDS};
 use crate::ownership::{Member, NodeState, View, rendezvous};
 use crate::peer::PeerHandler;
@@ -48,10 +48,12 @@ impl Router {
 
     /// Does what is due in one shard, up to a bound.
     pub(super) async fn sweep_shard(self: &Arc<Self>, shard: u8) {
-        let directory = self.parts.registrar.directory();
-        let live = |row: &Row| directory.knows(&life_of(row));
+        // Whoever has a row may yet live: a node that is unknown here has come just now, and one whose lease has ended may
+        // extend it and still have its devices, which no claim would tell of what waits. Until its rows are settled it is
+        // looked at again; whether it is rung for is judged by `ring_at`.
+        let held = |_: &Row| true;
         for _ in 0..ROUNDS {
-            let swept = match self.parts.courier.commands().sweep(shard, ENTRIES, &live).await {
+            let swept = match self.parts.courier.commands().sweep(shard, ENTRIES, &held).await {
                 Ok(swept) => swept,
                 Err(error) => {
                     tracing::debug!(shard, %error, "what came due could not be looked at");

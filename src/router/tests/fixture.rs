@@ -152,7 +152,11 @@ impl Net {
         let heard = Arc::default();
         let handler = Listening { router: Arc::clone(&router), heard: Arc::clone(&heard) };
         self.network.answer(name, Arc::new(handler));
-        router.spawn(Arc::clone(&log) as _, &receipts);
+        // All but the sweep: that is made when a test says so.
+        tokio::spawn(Arc::clone(&router).publish_events(Arc::clone(&log) as _, Arc::clone(&receipts)));
+        tokio::spawn(Arc::clone(&router).follow_views());
+        tokio::spawn(Arc::clone(&router).tell_losers());
+        tokio::spawn(Arc::clone(&router).probe_peers());
         let handed = Arc::clone(&receipts);
         tokio::spawn(async move {
             let mut batch = Batch::default();
