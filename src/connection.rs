@@ -8,6 +8,7 @@ mod farewell;
 mod intake;
 mod outgoing;
 mod pump;
+mod traces;
 mod transport;
 mod witness;
 
@@ -31,6 +32,7 @@ use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
 pub use farewell::{Farewell, turn_away};
+pub use traces::Traces;
 pub use transport::Transport;
 pub use witness::End;
 
@@ -60,6 +62,8 @@ pub struct Node {
     pub courier: Option<Arc<Courier>>,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
+    /// Whose messages are in the log for a while.
+    pub traces: Traces,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -86,6 +90,7 @@ impl Node {
             registrar: None,
             courier: None,
             trust_traceparent: false,
+            traces: Traces::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -129,6 +129,8 @@ pub struct Mailbox {
     /// Records appended and not settled. Outlives the connection, as the log does not forget them.
     outstanding: AtomicU32,
     standing: AtomicU8,
+    /// Whether its messages are traced.
+    traced: AtomicBool,
     session: SessionId,
     /// Under which epoch it has its device; 0 before it has it.
     epoch: AtomicU64,
@@ -155,6 +157,7 @@ impl Mailbox {
             due: AtomicU32::new(0),
             outstanding: AtomicU32::new(0),
             standing: AtomicU8::new(standing as u8),
+            traced: AtomicBool::new(false),
             session,
             epoch: AtomicU64::new(0),
             boot,
@@ -181,6 +184,16 @@ impl Mailbox {
     /// Gives it an epoch: the roster's to do.
     pub fn set_epoch(&self, epoch: Epoch) {
         self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Whether somebody wants its messages in the log.
+    pub fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
+    }
+
+    /// Has its messages in the log, or no longer.
+    pub fn set_traced(&self, traced: bool) {
+        self.traced.store(traced, Ordering::Relaxed);
     }
 
     /// How it stands with the directory.

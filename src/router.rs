@@ -1,7 +1,11 @@
 //! From whoever commands a device to the connection that has it: here, or one hop away.
 
+mod disconnect;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use disconnect::DisconnectError;
 
 use tokio::time::Instant;
 

@@ -257,12 +257,16 @@ impl<S: Transport> Pump<S> {
     fn take_mail(&mut self, desk: &mut Desk) -> bool {
         let settled = self.place.mailbox().take_settled();
         if settled.ended != 0 {
+            let traced = self.is_traced(desk);
             let (wire, node, place) = (self.wire, &self.node, &self.place);
             self.session.settled(settled, |reply| {
                 if let GatewayMessage::Refused { code, seq, .. } = reply {
                     witness::refused(node, place, code, seq, true, desk.now);
                 }
                 wire.put(node, &reply, desk);
+                if traced {
+                    witness::traced_answer(place, &reply, desk.message.len());
+                }
             });
         }
         let signals = self.place.mailbox().take_signals();

@@ -136,6 +136,38 @@ pub(super) fn guessed(node: &Node, place: &Place, line: bool, now: Now) {
     );
 }
 
+/// What came from a connection that is traced: its outline, not what it says.
+pub(super) fn traced_message(
+    place: &Place,
+    kind: ReceivedType,
+    item: &Result<DeviceMessage<'_>, Refusal>,
+    frame_bytes: usize,
+) {
+    let (seq, bytes) = match item {
+        Ok(DeviceMessage::Report(report)) => (report.seq, report.json.len()),
+        Err(refusal) => (refusal.seq, frame_bytes),
+        Ok(_) => (None, frame_bytes),
+    };
+    let (key, refused) = (&place.key, item.as_ref().err().map(|refusal| refusal.code.as_str()));
+    tracing::info!(
+        session = %place.id(), tenant = key.tenant(), device = key.device(), from = "device", kind = kind.as_str(),
+        seq, bytes, refused, "trace"
+    );
+}
+
+/// What was sent to one.
+pub(super) fn traced_answer(place: &Place, message: &GatewayMessage<'_>, bytes: usize) {
+    let (key, kind) = (&place.key, sent_type(message).as_str());
+    let seq = match message {
+        GatewayMessage::Ack { seq } => Some(*seq),
+        GatewayMessage::Refused { seq, .. } => *seq,
+        _ => None,
+    };
+    tracing::info!(
+        session = %place.id(), tenant = key.tenant(), device = key.device(), from = "gateway", kind, seq, bytes, "trace"
+    );
+}
+
 /// What a message counts as.
 pub(super) const fn received_type(item: &Result<DeviceMessage<'_>, Refusal>) -> ReceivedType {
     match item {

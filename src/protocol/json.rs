@@ -69,6 +69,16 @@ fn read_message<'a>(text: &'a str, limits: CodecLimits) -> Result<DeviceMessage<
     Err(fault.into_refusal(seq_of(&found), id_of(&found)))
 }
 
+/// Whether `text` is exactly one JSON object, sound and with no key twice in any object of it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_object(text: &str) -> Result<(), String> {
+    let mut fields = Fields::default();
+    walk::walk(text, &mut fields).map_err(|error| format!("not a valid JSON object: {error}"))?;
+    if fields.repeated_key { Err("an object has one key twice".into()) } else { Ok(()) }
+}
+
 /// Reads a message whose JSON form was made here, and lets the message own it.
 pub(super) fn read_made(json: Vec<u8>, limits: CodecLimits) -> Result<DeviceMessage<'static>, Refusal> {
     let Ok(text) = std::str::from_utf8(&json) else {

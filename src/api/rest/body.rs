@@ -1,0 +1,65 @@
+//! Bodies, read strictly: bounded in bytes and time, one JSON object, no key twice, no field nobody knows.
+
+use std::time::Duration;
+
+use axum::extract::Request;
+use http::{StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::fault::Fault;
+use super::only;
+use crate::protocol::json;
+
+/// Reads a body of at most `limit` bytes within `timeout`.
+pub(super) async fn read(request: Request, limit: usize, timeout: Duration) -> Result<Vec<u8>, Fault> {
+    let kind = only(request.headers(), "content-type")?.unwrap_or("application/json");
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send JSON, and Content-Type: application/json"));
+    }
+    let too_large = || Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body here is at most {limit} bytes"));
+    let announced = only(request.headers(), header::CONTENT_LENGTH.as_str())?.and_then(|text| text.parse().ok());
+    if announced.is_some_and(|announced: usize| announced > limit) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(timeout, Limited::new(request.into_body(), limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Fault::bad("the body broke off")),
+        Err(_) => Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
+    }
+}
+
+/// Takes a body apart.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    let text = std::str::from_utf8(body).map_err(|_| Fault::bad("the body is not UTF-8"))?;
+    json::check_object(text).map_err(|why| Fault::bad(format!("the body: {why}")))?;
+    serde_json::from_str(text).map_err(|error| Fault::bad(format!("the body: {error}")))
+}
+
+/// A field that is a string.
+pub(super) fn text(field: Option<&RawValue>, name: &str) -> Result<Option<String>, Fault> {
+    let read = |raw: &RawValue| serde_json::from_str(raw.get());
+    field.map(read).transpose().map_err(|_| Fault::bad(format!("`{name}` must be a string")))
+}
+
+/// A field that is an integer within bounds.
+pub(super) fn integer(field: Option<&RawValue>, name: &str, least: u64, most: u64) -> Result<Option<u64>, Fault> {
+    let Some(raw) = field else { return Ok(None) };
+    match serde_json::from_str(raw.get()) {
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(Fault::bad(format!("`{name}` must be an integer from {least} to {most}"))),
+    }
+}
+
+/// A field that is true or false.
+pub(super) fn flag(field: Option<&RawValue>, name: &str) -> Result<Option<bool>, Fault> {
+    let read = |raw: &RawValue| serde_json::from_str(raw.get());
+    field.map(read).transpose().map_err(|_| Fault::bad(format!("`{name}` must be true or false")))
+}
+
+/// A field that has to be there.
+pub(super) fn needed<T>(field: Option<T>, name: &str) -> Result<T, Fault> {
+    field.ok_or_else(|| Fault::bad(format!("`{name}` is missing")))
+}
