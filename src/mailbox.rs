@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -18,6 +18,9 @@ pub const LETTERS: usize = 16;
 
 /// Records of one connection that can be outstanding: the bits of a word.
 pub const WINDOW: usize = 64;
+
+/// Beside the count of outstanding records: whether the connection's messages are in the log.
+const TRACED: u32 = 1 << 31;
 
 /// Something the node tells every connection, or asks of one; told twice is the same as told once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,11 +129,10 @@ pub struct Mailbox {
     signals: AtomicU32,
     /// The node's tick at which the connection wants [`Signal::Tick`]; `u32::MAX` for never.
     due: AtomicU32,
-    /// Records appended and not settled. Outlives the connection, as the log does not forget them.
+    /// Records appended and not settled. Outlives the connection, as the log does not forget them. The highest bit is
+    /// [`TRACED`].
     outstanding: AtomicU32,
     standing: AtomicU8,
-    /// Whether its messages are traced.
-    traced: AtomicBool,
     session: SessionId,
     /// Under which epoch it has its device; 0 before it has it.
     epoch: AtomicU64,
@@ -157,7 +159,6 @@ impl Mailbox {
             due: AtomicU32::new(0),
             outstanding: AtomicU32::new(0),
             standing: AtomicU8::new(standing as u8),
-            traced: AtomicBool::new(false),
             session,
             epoch: AtomicU64::new(0),
             boot,
@@ -188,12 +189,16 @@ impl Mailbox {
 
     /// Whether somebody wants its messages in the log.
     pub fn is_traced(&self) -> bool {
-        self.traced.load(Ordering::Relaxed)
+        self.outstanding.load(Ordering::Relaxed) & TRACED != 0
     }
 
     /// Has its messages in the log, or no longer.
     pub fn set_traced(&self, traced: bool) {
-        self.traced.store(traced, Ordering::Relaxed);
+        if traced {
+            self.outstanding.fetch_or(TRACED, Ordering::Relaxed);
+        } else {
+            self.outstanding.fetch_and(!TRACED, Ordering::Relaxed);
+        }
     }
 
     /// How it stands with the directory.
@@ -305,7 +310,7 @@ impl Mailbox {
 
     /// Records appended and not settled.
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Acquire)
+        self.outstanding.load(Ordering::Acquire) & !TRACED
     }
 
     /// Notes the end of the record with number `index` (modulo [`WINDOW`]). Does not wake. Returns whether it was the
@@ -316,7 +321,7 @@ impl Mailbox {
             self.refused.fetch_or(bit, Ordering::Relaxed);
         }
         self.ended.fetch_or(bit, Ordering::Release);
-        self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1
+        self.outstanding.fetch_sub(1, Ordering::AcqRel) & !TRACED == 1
     }
 
     /// Takes what was settled.
@@ -378,6 +383,17 @@ mod tests {
         assert_eq!(mailbox.take_settled(), Settled::default());
         assert!(mailbox.settle(0, false));
         assert_eq!(mailbox.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_trace_changes_nothing_of_what_is_outstanding() {
+        let mailbox = Mailbox::default();
+        mailbox.appended();
+        mailbox.set_traced(true);
+        assert_eq!((mailbox.outstanding(), mailbox.is_traced()), (1, true));
+        assert!(mailbox.settle(0, false), "the last one");
+        mailbox.set_traced(false);
+        assert_eq!((mailbox.outstanding(), mailbox.is_traced()), (0, false));
     }
 
     #[test]

@@ -72,7 +72,7 @@ async fn a_device_is_shown_while_it_is_connected_and_after() {
     let gone = rig.ask(&app, "GET", "/v1/devices/d-1", None).await.json();
     assert_eq!((gone["online"].as_bool(), gone["epoch"].as_u64()), (Some(false), Some(epoch)));
     let last = &gone["last_disconnect"];
-    assert_eq!((last["code"].as_u64(), last["initiator"].as_str()), (Some(1000), Some("device")), "{gone}");
+    assert_eq!((last["code"].as_u64(), last["initiator"].as_str()), (Some(1000), Some("client")), "{gone}");
     assert!(last["at"].as_u64().unwrap() >= epoch / 1_000 - 1);
 }
 

@@ -76,10 +76,11 @@ async fn a_body_that_does_not_come_or_is_too_long_ends_the_request() {
     };
     let slow = raw(&rig, format!("{}{{", head("content-length: 100")).as_bytes()).await;
     assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
-    let announced = raw(&rig, head("content-length: 70000").as_bytes()).await;
+    let announced = raw(&rig, format!("{}{}", head("content-length: 70000"), "a".repeat(70_000)).as_bytes()).await;
     assert!(announced.starts_with("HTTP/1.1 413"), "{announced}");
-    let chunk = format!("ffff\r\n{}\r\nffff\r\n", "a".repeat(0xffff));
-    let chunked = raw(&rig, format!("{}{chunk}", head("transfer-encoding: chunked")).as_bytes()).await;
+    let chunk = format!("ffff\r\n{}\r\n", "a".repeat(0xffff));
+    let chunks = format!("{}{chunk}{chunk}0\r\n\r\n", head("transfer-encoding: chunked"));
+    let chunked = raw(&rig, chunks.as_bytes()).await;
     assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked}");
     let both = raw(&rig, head("content-length: 2\r\ntransfer-encoding: chunked").as_bytes()).await;
     assert!(both.starts_with("HTTP/1.1 400"), "{both}");

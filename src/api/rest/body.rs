@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use http::{StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::StatusCode;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::fault::Fault;
 use super::only;
 use crate::protocol::json;
+
+/// What of a body that is too large is read at most, in bytes.
+const DISCARDED: usize = 1024 * 1024;
 
 /// Reads a body of at most `limit` bytes within `timeout`.
 pub(super) async fn read(request: Request, limit: usize, timeout: Duration) -> Result<Vec<u8>, Fault> {
@@ -19,16 +23,36 @@ pub(super) async fn read(request: Request, limit: usize, timeout: Duration) -> R
         return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send JSON, and Content-Type: application/json"));
     }
     let too_large = || Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body here is at most {limit} bytes"));
-    let announced = only(request.headers(), header::CONTENT_LENGTH.as_str())?.and_then(|text| text.parse().ok());
-    if announced.is_some_and(|announced: usize| announced > limit) {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(timeout, Limited::new(request.into_body(), limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+    match tokio::time::timeout(timeout, collect(request.into_body(), limit)).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(_)) => Err(Fault::bad("the body broke off")),
         Err(_) => Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
     }
+}
+
+/// A body, or nothing where it is too large. Some of what is beyond is read all the same: a client that is still sending
+/// would see its connection reset and not the answer.
+async fn collect(mut body: Body, limit: usize) -> Result<Option<Vec<u8>>, axum::Error> {
+    let announced = body.size_hint().lower();
+    let (mut all, mut seen) = (Vec::new(), 0);
+    let mut fits = usize::try_from(announced).is_ok_and(|announced| announced <= limit);
+    if announced > DISCARDED as u64 {
+        return Ok(None);
+    }
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        seen += data.len();
+        fits &= seen <= limit;
+        if fits {
+            all.extend_from_slice(&data);
+        } else if seen > DISCARDED {
+            break;
+        } else {
+            all = Vec::new();
+        }
+    }
+    Ok(fits.then_some(all))
 }
 
 /// Takes a body apart.
