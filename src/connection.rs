@@ -6,6 +6,7 @@
 mod berth;
 mod farewell;
 mod intake;
+mod orders;
 mod outgoing;
 mod pump;
 mod traces;
@@ -178,6 +179,8 @@ pub struct Entry {
     pub deflate: Option<Negotiated>,
     /// How often it is pinged.
     pub heartbeat_s: u64,
+    /// The largest message it can take, where it said so.
+    pub max_bytes: Option<usize>,
     /// When its token expires, Unix milliseconds.
     pub token_expires_ms: Option<i64>,
     /// The key that signed its token.

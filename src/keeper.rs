@@ -16,8 +16,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::courier::Courier;
 use crate::eventlog::SharedLog;
-use crate::id::NodeName;
+use crate::id::{DeviceKey, NodeName};
+use crate::mailbox::Mailbox;
 use crate::ownership::{
     LAPSED_MS, LEASE_MS, Lease, NodeLife, NodeState, OwnershipError, Profile, RENEW_EVERY_MS, View,
 };
@@ -42,6 +44,8 @@ pub struct Parts {
     pub log: SharedLog,
     /// Who waits for what.
     pub receipts: Arc<Receipts>,
+    /// What brings commands; nothing where none can come.
+    pub courier: Option<Arc<Courier>>,
     /// What people see.
     pub metrics: Metrics,
     /// Where peers reach this node, `host:port`.
@@ -184,6 +188,13 @@ impl Keeper {
         *lock(&self.renewed) = renewed.is_ok().then(Instant::now);
         self.sweeps.add(None);
         renewed.map(|_| ())
+    }
+
+    /// Commands wait for a device that was just entered.
+    fn ring(&self, device: &DeviceKey, mailbox: &Arc<Mailbox>) {
+        if let Some(courier) = &self.parts.courier {
+            courier.ring(device, mailbox);
+        }
     }
 
     fn look_around(self: &Arc<Self>, view: &View, me: &Profile) {

@@ -316,12 +316,13 @@ impl std::fmt::Debug for Tenure {
 
 impl Tenure {
     /// What was claimed, where it was, and the mailbox of its connection, which has to give it back from here on
-    /// ([`Registrar::left`]).
-    pub fn begin(mut self) -> (Arc<Mailbox>, Option<Claimed>) {
+    /// ([`Registrar::left`]). `max_bytes`: the largest message its peer can take.
+    pub fn begin(mut self, max_bytes: Option<usize>) -> (Arc<Mailbox>, Option<Claimed>) {
         self.is_over = true;
         let claimed = self.claimed.take();
         let standing = if claimed.is_some() { Standing::Registered } else { Standing::Provisional };
-        (Arc::new(Mailbox::new(self.session, self.boot.clone(), standing)), claimed)
+        let mailbox = Mailbox::new(self.session, self.boot.clone(), standing).with_max_bytes(max_bytes);
+        (Arc::new(mailbox), claimed)
     }
 }
 

@@ -90,6 +90,7 @@ impl Rig {
             encoding: Encoding::Json,
             deflate: None,
             heartbeat_s: 25,
+            max_bytes: None,
             token_expires_ms: None,
             signed_by: None,
             close_drop: false,

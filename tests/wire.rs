@@ -96,6 +96,17 @@ fn gateway_messages() -> Vec<(&'static str, GatewayMessage<'static>)> {
         ),
         ("pause", GatewayMessage::Pause { reason: PauseReason::Log, retry_after_ms: Some(500) }),
         ("resume", GatewayMessage::Resume { reason: PauseReason::Rate }),
+        (
+            "command",
+            GatewayMessage::Command {
+                id: "6569b1128f2de97997906fcaf49c3cf0",
+                name: "open",
+                params: r#"{"angle":90,"fast":null}"#,
+                expires_at: 1_748_522_760_000,
+                attempt: 2,
+            },
+        ),
+        ("command_bare", GatewayMessage::Command { id: "c", name: "", params: "-1.5", expires_at: 0, attempt: 1 }),
         ("auth_due", GatewayMessage::AuthDue { token_expires_at: -1 }),
         ("goaway", GatewayMessage::Goaway { reason: "restart", retry_after_ms: 200, deadline_ms: 30_000 }),
         ("error", GatewayMessage::Error { code: "overloaded", message: "later".into(), retry_after_ms: Some(70_000) }),
@@ -470,6 +481,26 @@ proptest! {
     }
 
     #[test]
+    fn a_command_means_the_same_in_every_encoding(
+        params in any_value(),
+        name in any::<String>(),
+        expires_at in any::<i64>(),
+        attempt in any::<u32>(),
+    ) {
+        let text = params.to_string();
+        let message = GatewayMessage::Command { id: "c1", name: &name, params: &text, expires_at, attempt };
+        for encoding in Encoding::ALL {
+            let mut frame = Vec::new();
+            write_message(encoding, &message, &mut frame);
+            let read = decode_gateway(encoding, &frame).unwrap();
+            prop_assert_eq!((read.kind.as_str(), read.id.as_deref()), ("command", Some("c1")));
+            prop_assert_eq!(read.name.as_deref(), Some(name.as_str()));
+            prop_assert_eq!(read.params.clone().unwrap_or_default(), params.clone(), "{:?}", encoding);
+            prop_assert_eq!((read.expires_at, read.attempt), (Some(expires_at), Some(u64::from(attempt))));
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_codec_panic(frame in prop::collection::vec(any::<u8>(), 0..200)) {
         for encoding in Encoding::ALL {
             read_from(encoding, &frame, LIMITS, 0);
@@ -530,6 +561,13 @@ fn the_published_proto_has_our_fields_and_reads_and_writes_our_bytes() {
                 prost_reflect::Value::U64(number) => json!(number),
                 prost_reflect::Value::I64(number) => json!(number),
                 prost_reflect::Value::Bool(flag) => json!(flag),
+                prost_reflect::Value::Message(value) if value.has_field_by_name("json") => {
+                    let json = value.get_field_by_name("json").unwrap().into_owned();
+                    serde_json::from_str(json.as_str().unwrap()).unwrap()
+                }
+                prost_reflect::Value::Message(value) => {
+                    json!(value.get_field_by_name("double").unwrap().as_f64().unwrap())
+                }
                 other => panic!("{other:?}"),
             };
             assert_eq!(&found, value, "{name} {key}");
@@ -593,6 +631,7 @@ fn the_published_schemas_take_what_we_take_and_write_and_nothing_planted() {
         json!({"type": "pause", "reason": "mood"}),
         json!({"type": "refused", "code": "mood", "message": ""}),
         json!({"type": "welcome"}),
+        json!({"type": "command", "id": "c", "name": "open", "expires_at": 1, "attempt": 1}),
     ] {
         assert!(!to_device.is_valid(&wrong), "{wrong}");
     }

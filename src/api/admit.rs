@@ -148,6 +148,7 @@ fn entry(
         encoding: wish.encoding,
         deflate: wish.deflate,
         heartbeat_s: wish.heartbeat_s,
+        max_bytes: wish.max_bytes,
         token_expires_ms: verified.as_ref().map(|verified| verified.expires_at_ms),
         signed_by: verified.map(|verified| verified.key),
         close_drop: wish.close_drop,

@@ -25,6 +25,7 @@ pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>) -> Arc<Keeper> {
         roster: Arc::clone(&node.roster),
         log: Arc::clone(&node.log),
         receipts: Arc::clone(&node.receipts),
+        courier: node.courier.clone(),
         metrics: node.metrics.clone(),
         // Nobody listens for peers yet.
         address: String::new(),

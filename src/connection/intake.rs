@@ -251,7 +251,8 @@ impl<S: Transport> Pump<S> {
                 self.close(reason, desk);
             }
             Step::Close(reason) => self.close(reason, desk),
-            Step::Guess { line } => witness::guessed(&self.node, &self.place, line, desk.now),
+            Step::Guess { line } => witness::guessed(&self.node, &self.place, line, true, desk.now),
+            Step::Answer(ack) => self.answer(&ack, desk),
             Step::Verify { token, id } => self.verify(token.into_owned(), id, desk),
         }
     }

@@ -16,7 +16,7 @@ use super::{Entry, Node, STOP_WITHIN_MS, TICK_MS, Transport};
 use crate::auth::{AuthError, Identity, KeyRef, Verified};
 use crate::eventlog::Flow;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
-use crate::mailbox::{Letter, Mailbox, Signal};
+use crate::mailbox::{Mailbox, Signal};
 use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{GatewayMessage, PauseReason, Welcome};
@@ -28,7 +28,7 @@ use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{ConnectionState, PeerKind, SentType, Tally};
 
 /// What is read at once, and what the thread's buffers shrink to.
-const SCRATCH_BYTES: usize = 32 * 1024;
+pub(super) const SCRATCH_BYTES: usize = 32 * 1024;
 
 /// What a turn works with and leaves behind empty: one a thread.
 pub(super) struct Desk {
@@ -159,7 +159,9 @@ impl<S: Transport> Pump<S> {
     pub(super) fn enter(stream: S, entry: Entry, node: Arc<Node>) -> Self {
         let now = node.now();
         let heartbeat_s = u32::try_from(entry.heartbeat_s).unwrap_or(u32::MAX / 1_000);
-        let comer = Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s };
+        let max_bytes = entry.max_bytes;
+        let comer =
+            Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s, max_bytes };
         let (mailbox, greeting) = berth::enter(&node, comer, now);
         let seat = node.receipts.seat(entry.key.tenant(), mailbox);
         let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
@@ -246,6 +248,11 @@ impl<S: Transport> Pump<S> {
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
+        if greeting.commands_wait
+            && let Some(courier) = &self.node.courier
+        {
+            courier.ring(&self.place.key, self.place.mailbox());
+        }
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
@@ -280,9 +287,15 @@ impl<S: Transport> Pump<S> {
             self.put_control(SentType::WsPing, &[], desk);
         }
         if signals.has(Signal::Letter) {
-            while let Some(Letter::Close(reason)) = self.place.mailbox().take_letter() {
-                self.close(reason, desk);
-            }
+            self.take_letters(desk);
+        }
+        if signals.has(Signal::Demand) {
+            self.put_control(SentType::WsPing, &[], desk);
+            self.session.demand(desk.now);
+        }
+        if signals.has(Signal::Guess) {
+            let step = self.session.guess(&self.node.limits, desk.now);
+            self.act_on_guess(step, desk);
         }
         if signals.has(Signal::Stop) {
             self.begin_stop(desk);
@@ -390,7 +403,9 @@ impl<S: Transport> Pump<S> {
             .as_ref()
             .map_or(0, |held| held.rest.capacity() + held.frame.as_ref().map_or(0, |(frame, _)| frame.len()));
         let unsent = self.unsent.as_ref().map_or(0, |unsent| unsent.bytes.capacity());
-        let holds = u32::try_from(self.decoder.held_bytes() + held + unsent).unwrap_or(u32::MAX);
+        // Commands wait in the mailbox while the socket takes nothing.
+        let orders = if self.unsent.is_some() { self.place.mailbox().waiting_orders().1 } else { 0 };
+        let holds = u32::try_from(self.decoder.held_bytes() + held + unsent + orders).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut self.counted, holds);
         if holds > before {
             return self.place.seat.park((holds - before) as usize);

@@ -126,9 +126,11 @@ pub(super) fn refused(node: &Node, place: &Place, code: RefusalCode, seq: Option
     );
 }
 
-/// An answer came to a command that was never sent.
-pub(super) fn guessed(node: &Node, place: &Place, line: bool, now: Now) {
-    node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
+/// An answer came to a command that was never sent. `count`: nobody counted it yet.
+pub(super) fn guessed(node: &Node, place: &Place, line: bool, count: bool, now: Now) {
+    if count {
+        node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
+    }
     let key = &place.key;
     line!(
         line && node.lines.take(now), session = %place.id(), tenant = key.tenant(), device = key.device(),
@@ -190,6 +192,7 @@ pub(super) const fn sent_type(message: &GatewayMessage<'_>) -> SentType {
         GatewayMessage::Refused { .. } => SentType::Refused,
         GatewayMessage::Pause { .. } => SentType::Pause,
         GatewayMessage::Resume { .. } => SentType::Resume,
+        GatewayMessage::Command { .. } => SentType::Command,
         GatewayMessage::AuthDue { .. } => SentType::AuthDue,
         GatewayMessage::Goaway { .. } => SentType::Goaway,
         GatewayMessage::Error { .. } => SentType::Error,

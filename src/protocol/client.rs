@@ -171,7 +171,7 @@ impl ClientMessage {
         cbor::write_head(Major::Map, members.len() as u64, out);
         for (key, value) in &members {
             cbor::write_string(key, out);
-            write_cbor(value, out);
+            cbor::write_json(value, out);
         }
     }
 
@@ -182,60 +182,16 @@ impl ClientMessage {
             seq: self.seq,
             id: self.id.clone(),
             name: self.name.clone(),
-            value: self.value.as_ref().map(wire_value),
+            value: self.value.as_ref().map(protobuf::wire_value),
             timestamp: self.timestamp,
             status: self.status.map(str::to_owned),
-            result: self.result.as_ref().map(wire_value),
+            result: self.result.as_ref().map(protobuf::wire_value),
             message: self.message.clone(),
             token: self.token.clone(),
             traceparent: self.traceparent.clone(),
             ..wire::Message::default()
         }
     }
-}
-
-fn write_cbor(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.push(0xf6),
-        Value::Bool(flag) => out.push(if *flag { 0xf5 } else { 0xf4 }),
-        Value::Number(number) => {
-            if let Some(number) = number.as_u64() {
-                cbor::write_head(Major::Unsigned, number, out);
-            } else if let Some(number) = number.as_i64() {
-                cbor::write_integer(number, out);
-            } else {
-                out.push(0xfb);
-                out.extend_from_slice(&number.as_f64().unwrap_or_default().to_be_bytes());
-            }
-        }
-        Value::String(text) => cbor::write_string(text, out),
-        Value::Array(items) => {
-            cbor::write_head(Major::Array, items.len() as u64, out);
-            items.iter().for_each(|item| write_cbor(item, out));
-        }
-        Value::Object(members) => {
-            cbor::write_head(Major::Map, members.len() as u64, out);
-            for (key, member) in members {
-                cbor::write_string(key, out);
-                write_cbor(member, out);
-            }
-        }
-    }
-}
-
-fn wire_value(value: &Value) -> wire::Value {
-    use wire::Kind;
-    let kind = match value {
-        Value::Bool(flag) => Kind::Bool(*flag),
-        Value::String(text) => Kind::String(text.clone()),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => Kind::Int(number),
-            (None, Some(double)) if number.is_f64() => Kind::Double(double),
-            _ => Kind::Json(number.to_string()),
-        },
-        _ => Kind::Json(value.to_string()),
-    };
-    wire::Value { kind: Some(kind) }
 }
 
 /// A message from the gateway: its type and the fields it brought. Times are Unix milliseconds.

@@ -59,11 +59,13 @@ pub(super) enum Held<'a> {
     Signed(i64),
     /// Yes or no.
     Flag(bool),
+    /// One JSON value.
+    Json(&'a str),
 }
 
 /// Hands each field that is present to `put`, `type` first.
 pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {
-    use Held::{Signed, Text, Unsigned};
+    use Held::{Json, Signed, Text, Unsigned};
     match message {
         GatewayMessage::Welcome(welcome) => each_of_welcome(welcome, put),
         GatewayMessage::Ack { seq } => {
@@ -90,6 +92,14 @@ pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Fiel
         GatewayMessage::Resume { reason } => {
             put(Field::Type, Text("resume"));
             put(Field::Reason, Text(reason.as_str()));
+        }
+        GatewayMessage::Command { id, name, params, expires_at, attempt } => {
+            put(Field::Type, Text("command"));
+            put(Field::Id, Text(id));
+            put(Field::Name, Text(name));
+            put(Field::Params, Json(params));
+            put(Field::ExpiresAt, Signed(*expires_at));
+            put(Field::Attempt, Unsigned(u64::from(*attempt)));
         }
         GatewayMessage::AuthDue { token_expires_at } => {
             put(Field::Type, Text("auth_due"));

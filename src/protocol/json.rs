@@ -323,6 +323,7 @@ pub(super) fn write_message(message: &GatewayMessage<'_>, out: &mut Vec<u8>) {
             Held::Unsigned(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
             Held::Signed(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
             Held::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
+            Held::Json(json) => out.extend_from_slice(json.as_bytes()),
         }
     });
     out.push(b'}');

@@ -241,6 +241,19 @@ pub enum GatewayMessage<'a> {
         /// What is over.
         reason: PauseReason,
     },
+    /// Do this. The same `id` may come again.
+    Command {
+        /// The command.
+        id: &'a str,
+        /// What to do.
+        name: &'a str,
+        /// With what: one JSON value.
+        params: &'a str,
+        /// Until when it makes sense.
+        expires_at: i64,
+        /// On how many connections it was sent, this one counted.
+        attempt: u32,
+    },
     /// The token is about to expire.
     AuthDue {
         /// When.

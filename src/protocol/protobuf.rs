@@ -185,6 +185,7 @@ pub(super) fn write_message(message: &GatewayMessage<'_>, out: &mut Vec<u8>) {
         // int64: negative numbers as their two's complement.
         Held::Signed(number) => write_varint(field, number as u64, &mut body),
         Held::Flag(flag) => write_varint(field, u64::from(flag), &mut body),
+        Held::Json(json) => prost::encoding::message::encode(field.protobuf_number(), &value_of(json), &mut body),
     });
     write_framed(&body, out);
 }
@@ -199,4 +200,30 @@ pub(super) fn write_framed(body: &[u8], out: &mut Vec<u8>) {
     encode_key(1, WireType::LengthDelimited, out);
     encode_varint(body.len() as u64, out);
     out.extend_from_slice(body);
+}
+
+/// A JSON value in its narrowest kind.
+pub(super) fn wire_value(value: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match value {
+        Json::Bool(flag) => Kind::Bool(*flag),
+        Json::String(text) => Kind::String(text.clone()),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => Kind::Int(number),
+            (None, Some(double)) if number.is_f64() => Kind::Double(double),
+            _ => Kind::Json(number.to_string()),
+        },
+        _ => Kind::Json(value.to_string()),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// The same of JSON text, which an object or array keeps.
+fn value_of(json: &str) -> Value {
+    match serde_json::from_str(json) {
+        Ok(serde_json::Value::Object(_) | serde_json::Value::Array(_)) | Err(_) => {
+            Value { kind: Some(Kind::Json(json.to_owned())) }
+        }
+        Ok(value) => wire_value(&value),
+    }
 }

@@ -7,11 +7,11 @@ use super::Now;
 use super::heartbeat::{Beat, Heartbeat};
 use super::rate::{Bucket, Counter};
 use super::window::Window;
-use crate::id::DeviceKey;
+use crate::id::{CommandId, DeviceKey};
 use crate::limits::Limits;
 use crate::mailbox::Settled;
 use crate::protocol::close::CloseReason;
-use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report};
+use crate::protocol::message::{CommandAck, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report};
 use crate::telemetry::metrics::PeerKind;
 
 /// How long before a token's end its device is told.
@@ -40,6 +40,8 @@ pub enum Step<'a> {
         /// The message's id.
         id: Option<Cow<'a, str>>,
     },
+    /// Hand this over to whoever brings commands; the id is a command's.
+    Answer(CommandAck<'a>),
     /// Send this refusal, then end.
     Last(GatewayMessage<'a>, CloseReason),
     /// End.
@@ -164,6 +166,12 @@ impl Session {
         self.heartbeat.pong(now)
     }
 
+    /// Commands were written and nothing was heard of them: without a sign of life the peer is gone in 10 s. A ping has
+    /// to go out with this.
+    pub fn demand(&mut self, now: Now) {
+        self.heartbeat.demand(now);
+    }
+
     /// The socket is not being read now, so silence says nothing.
     pub fn not_reading(&mut self, now: Now) {
         self.heartbeat.not_reading(now);
@@ -210,6 +218,7 @@ impl Session {
             Ok(_) if self.kind == PeerKind::App => self.refuse(not_for_applications(), limits, now),
             Ok(DeviceMessage::Report(report)) if is_of(&report, key) => Step::Append(report),
             Ok(DeviceMessage::Report(report)) => self.refuse(foreign(report.seq), limits, now),
+            Ok(DeviceMessage::CommandAck(ack)) if CommandId::parse(&ack.id).is_ok() => Step::Answer(ack),
             Ok(DeviceMessage::CommandAck(_)) => self.guess(limits, now),
             Err(refusal) if self.kind == PeerKind::App && refusal.code == RefusalCode::UnknownType => {
                 self.refuse(Refusal { id: refusal.id, ..not_for_applications() }, limits, now)
@@ -229,7 +238,7 @@ impl Session {
     }
 
     /// An answer to a command nobody sent: not worth an answer, and counted with what may not come in floods.
-    fn guess<'a>(&mut self, limits: &Limits, now: Now) -> Step<'a> {
+    pub fn guess<'a>(&mut self, limits: &Limits, now: Now) -> Step<'a> {
         if let Some(reason) = self.control_frame(limits, now) {
             return Step::Close(reason);
         }

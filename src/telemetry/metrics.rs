@@ -15,8 +15,9 @@ use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 pub use labels::{
-    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
-    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label,
+    OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic,
+    ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -27,6 +28,9 @@ pub type MetricsError = prometheus::Error;
 const LATENCY_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Boundaries of how long connections live: a second to a week.
 const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, 604_800.0];
+
+/// Boundaries of how long commands take: a loopback round trip to a day.
+const COMMAND_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0];
 
 /// What a family of series is made of.
 pub trait Metric: Collector + Clone + Sized + 'static {
@@ -132,6 +136,12 @@ pub struct Series {
     pub messages_sent: Family<SentType, IntCounter>,
     /// Payload bytes of the same, before compression.
     pub sent_bytes: Family<SentType, IntCounter>,
+    /// Commands that ended.
+    pub commands: Grid<CommandRoute, CommandOutcome, IntCounter>,
+    /// From a command's acceptance to its end, seconds.
+    pub command_duration: Grid<CommandRoute, CommandOutcome, Histogram>,
+    /// Answers of devices to commands.
+    pub command_answers: Family<AnswerOutcome, IntCounter>,
     /// Records that ended.
     pub publish: Grid<PublishTopic, PublishOutcome, IntCounter>,
     /// From a record's receipt to its end, seconds.
@@ -277,6 +287,12 @@ impl Metrics {
         self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
     }
 
+    /// Counts a command that ended `after` its acceptance.
+    pub fn command_ended(&self, route: CommandRoute, outcome: CommandOutcome, after: Duration) {
+        self.commands.of(route, outcome).inc();
+        self.command_duration.of(route, outcome).observe(after.as_secs_f64());
+    }
+
     /// Counts a call to the directory of owners that took so long.
     pub fn owned(&self, op: OwnershipOp, outcome: OwnershipOutcome, took: Duration) {
         self.ownership_operations.of(op, outcome).inc();
@@ -360,6 +376,9 @@ impl Series {
             received_bytes: make.family("messages_received_bytes_total", "Payload bytes received, inflated.", "type")?,
             messages_sent: make.family("messages_sent_total", "Messages and control frames sent.", "type")?,
             sent_bytes: make.family("messages_sent_bytes_total", "Payload bytes sent, before compression.", "type")?,
+            commands: make.grid("commands_total", "Commands that ended.", ("route", "outcome"), &[])?,
+            command_duration: make.grid("command_duration_seconds", "From a command's acceptance to its end.", ("route", "outcome"), COMMAND_S)?,
+            command_answers: make.family("command_answers_total", "Answers of devices to commands, by what became of them.", "outcome")?,
             publish: make.grid("publish_total", "Records that ended.", ("topic", "outcome"), &[])?,
             publish_duration: make.grid("publish_duration_seconds", "From a record's receipt to its end.", ("topic", "outcome"), LATENCY_S)?,
             publish_pending_messages: make.plain("publish_pending_messages", "Records taken from devices and not yet stored.")?,
@@ -448,6 +467,8 @@ mod tests {
         check::<SentType>();
         check::<RefusedCode>();
         check::<SecurityEvent>();
+        check::<CommandOutcome>();
+        check::<AnswerOutcome>();
     }
 
     #[test]
@@ -470,6 +491,9 @@ mod tests {
             "tidegate_publish_duration_seconds_bucket{outcome=\"stored\",topic=\"telemetry\",le=\"1\"}",
             "tidegate_publish_pending_messages 0",
             "tidegate_publish_pending_bytes_capacity 0",
+            "tidegate_commands_total{outcome=\"succeeded\",route=\"local\"} 0",
+            "tidegate_command_duration_seconds_bucket{outcome=\"outcome_unknown\",route=\"queued\",le=\"0.25\"} 0",
+            "tidegate_command_answers_total{outcome=\"late\"} 0",
             "tidegate_refused_total{code=\"malformed\"}",
             "tidegate_paused_connections{code=\"log\"}",
             "tidegate_probe_success{path=\"kafka\"} 0",

@@ -204,6 +204,8 @@ labels! {
         Pause = "pause",
         /// `resume`.
         Resume = "resume",
+        /// `command`.
+        Command = "command",
         /// `auth_due`.
         AuthDue = "auth_due",
         /// `goaway`.
@@ -300,6 +302,52 @@ labels! {
         Kafka = "kafka",
         /// The node's lease in Redis.
         Redis = "redis",
+    }
+
+    /// Which way a command took to its device.
+    CommandRoute {
+        /// The device was at the node that took the command.
+        Local = "local",
+        /// It was at another node.
+        Peer = "peer",
+        /// It was connected nowhere, and came later.
+        Queued = "queued",
+    }
+
+    /// How a command ended.
+    CommandOutcome {
+        /// The device did it.
+        Succeeded = "succeeded",
+        /// The device could not.
+        Failed = "failed",
+        /// The device would not.
+        Rejected = "rejected",
+        /// Every attempt was made, and nothing was heard.
+        Undeliverable = "undeliverable",
+        /// It was sent once or more, and whether the device did it is not known.
+        Unknown = "outcome_unknown",
+        /// Its time was over before it was ever sent.
+        Unsent = "unsent",
+        /// It was taken back, or replaced.
+        Canceled = "canceled",
+    }
+
+    /// What became of a device's answer to a command.
+    AnswerOutcome {
+        /// It moved the command on.
+        Changed = "changed",
+        /// It, or more, was said before.
+        Known = "known",
+        /// The command had ended otherwise.
+        Late = "late",
+        /// The command was never sent: somebody guesses.
+        NeverSent = "never_sent",
+        /// There is no such command.
+        Gone = "gone",
+        /// The directory was away: the command comes again.
+        Unavailable = "unavailable",
+        /// Too many waited: the command comes again.
+        Dropped = "dropped",
     }
 
     /// What somebody should look at who watches for attacks.
