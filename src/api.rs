@@ -2,6 +2,7 @@
 
 mod admit;
 mod health;
+mod orders;
 mod origin;
 mod refusal;
 mod rest;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 
 pub use health::{Health, internal};
+pub use orders::bring;
 pub use origin::Hops;
 pub use rest::{MAX_DEVICES, MAX_TRACE_S, Revocation, Revoke, RevokeFuture, paths};
 

@@ -3,6 +3,7 @@
 //! The future is polled by hand so that nothing is held across a wait but what the connection is: bytes are read into
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
+mod apps;
 mod berth;
 mod farewell;
 mod intake;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::auth::{Authenticator, KeyRef};
+use crate::auth::{AppIdentity, Authenticator, KeyRef};
 use crate::courier::Courier;
 use crate::eventlog::{Flow, SharedLog};
 use crate::id::{Boot, DeviceKey};
@@ -32,6 +33,7 @@ use crate::session::Now;
 use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
+pub use apps::{AppOrder, Apps};
 pub use farewell::{Farewell, turn_away};
 pub use traces::Traces;
 pub use transport::Transport;
@@ -61,6 +63,8 @@ pub struct Node {
     pub registrar: Option<Arc<Registrar>>,
     /// What brings commands; nothing where none can come.
     pub courier: Option<Arc<Courier>>,
+    /// What takes the commands of applications' sockets; nothing where nobody brings them.
+    pub apps: Option<Arc<Apps>>,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
@@ -90,6 +94,7 @@ impl Node {
             metrics,
             registrar: None,
             courier: None,
+            apps: None,
             trust_traceparent: false,
             traces: Traces::default(),
             started: Instant::now(),
@@ -169,6 +174,8 @@ pub struct Entry {
     pub kind: PeerKind,
     /// Who.
     pub key: DeviceKey,
+    /// What an application may; nothing of a device.
+    pub app: Option<Box<AppIdentity>>,
     /// Its boot, where it gave one; not looked at where there is a tenure, which has it.
     pub boot: Option<Boot>,
     /// What was claimed for a device.

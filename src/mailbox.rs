@@ -70,6 +70,8 @@ impl Signals {
 pub enum Letter {
     /// End, for this reason.
     Close(CloseReason),
+    /// Say this to an application.
+    Say(Box<GatewayMessage<'static>>),
     /// Write this command, if it is still fresh.
     Command(Box<Order>),
 }
@@ -167,7 +169,7 @@ const fn is_order(letter: &Letter) -> bool {
 fn orders(letters: &VecDeque<Letter>) -> impl Iterator<Item = &Order> {
     letters.iter().filter_map(|letter| match letter {
         Letter::Command(order) => Some(&**order),
-        Letter::Close(_) => None,
+        Letter::Close(_) | Letter::Say(_) => None,
     })
 }
 

@@ -12,5 +12,7 @@ mod devices;
 mod rig;
 #[path = "api/http.rs"]
 mod robust;
+#[path = "api/socket.rs"]
+mod socket;
 #[path = "api/tenants.rs"]
 mod tenants;

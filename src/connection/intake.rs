@@ -244,6 +244,7 @@ impl<S: Transport> Pump<S> {
     pub(super) fn act(&mut self, step: Step<'_>, desk: &mut Desk) {
         match step {
             Step::Append(_) => {}
+            Step::Order(command) => self.order(command, desk),
             Step::Reply(reply) => self.put(&reply, desk),
             Step::Refuse { message, line } => self.refuse(&message, line, desk),
             Step::Last(message, reason) => {

@@ -164,6 +164,9 @@ impl<S: Transport> Pump<S> {
             Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s, max_bytes };
         let (mailbox, greeting) = berth::enter(&node, comer, now);
         let seat = node.receipts.seat(entry.key.tenant(), mailbox);
+        if let Some((apps, app)) = node.apps.as_ref().zip(entry.app) {
+            apps.enter(seat.mailbox().session(), *app);
+        }
         let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
         witness::connected(&place);
         node.metrics.connections.of(ConnectionState::Open, entry.kind).inc();
@@ -332,6 +335,9 @@ impl<S: Transport> Pump<S> {
         let verdict = match verdict {
             Ok(verified) if self.is_same(&verified.identity) => {
                 self.place.signed_by = Some(verified.key);
+                if let (Some(apps), Identity::App(app)) = (&self.node.apps, verified.identity) {
+                    apps.enter(self.place.id(), app);
+                }
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
             Ok(_) => Verdict::Foreign,
@@ -475,6 +481,8 @@ impl<S> Drop for Pump<S> {
         };
         if kind == PeerKind::Device {
             berth::leave(&self.node, &self.place, self.session.window().acked(), end);
+        } else if let Some(apps) = &self.node.apps {
+            apps.leave(self.place.id());
         }
         metrics.connections.of(state, kind).dec();
         for reason in [PauseReason::Log, PauseReason::Rate] {

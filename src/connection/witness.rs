@@ -178,6 +178,7 @@ pub(super) const fn received_type(item: &Result<DeviceMessage<'_>, Refusal>) -> 
             ReportKind::Status => ReceivedType::Status,
         },
         Ok(DeviceMessage::CommandAck(_)) => ReceivedType::Ack,
+        Ok(DeviceMessage::Command(_)) => ReceivedType::Command,
         Ok(DeviceMessage::Auth { .. }) => ReceivedType::Auth,
         Ok(DeviceMessage::Ping { .. }) => ReceivedType::Ping,
         Err(_) => ReceivedType::Invalid,
@@ -193,6 +194,7 @@ pub(super) const fn sent_type(message: &GatewayMessage<'_>) -> SentType {
         GatewayMessage::Pause { .. } => SentType::Pause,
         GatewayMessage::Resume { .. } => SentType::Resume,
         GatewayMessage::Command { .. } => SentType::Command,
+        GatewayMessage::CommandState(_) => SentType::CommandState,
         GatewayMessage::AuthDue { .. } => SentType::AuthDue,
         GatewayMessage::Goaway { .. } => SentType::Goaway,
         GatewayMessage::Error { .. } => SentType::Error,
@@ -226,6 +228,9 @@ const fn refused_code(code: RefusalCode) -> RefusedCode {
         RefusalCode::Forbidden => RefusedCode::Forbidden,
         RefusalCode::Rate => RefusedCode::Rate,
         RefusalCode::InvalidToken => RefusedCode::InvalidToken,
+        RefusalCode::Conflict => RefusedCode::Conflict,
+        RefusalCode::NotConnected => RefusedCode::NotConnected,
+        RefusalCode::Unavailable => RefusedCode::Unavailable,
     }
 }
 

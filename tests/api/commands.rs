@@ -18,7 +18,7 @@ fn open() -> Value {
 }
 
 /// What the device does once it has a command: says that it has it, and how it went.
-async fn answered(rig: &Rig, id: &str, result: &[u8]) {
+pub async fn answered(rig: &Rig, id: &str, result: &[u8]) {
     let (key, id) = (DeviceKey::new("acme", "door-1").unwrap(), CommandId::parse(id).unwrap());
     let epoch = rig.ownership.row(&key).await.unwrap().unwrap().epoch;
     let sent = rig.commands.mark_sent(&key, id, epoch, false).await.unwrap();

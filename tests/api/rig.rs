@@ -15,7 +15,7 @@ use tidegate::auth::signing::{SigningKey, TokenRequest};
 use tidegate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
 use tidegate::commands::memory::MemoryCommands;
 use tidegate::commands::{Row, SharedCommands};
-use tidegate::connection::Node;
+use tidegate::connection::{Apps, Node};
 use tidegate::courier::Courier;
 use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
 use tidegate::id::{DeviceKey, Epoch, NodeName};
@@ -197,6 +197,14 @@ impl Rig {
         client
     }
 
+    /// Connects an application's socket.
+    pub async fn socket(&self, token: &str) -> Client {
+        let url = format!("ws://{}/v1/app", self.public);
+        let mut client = Client::connect(&url, Some(token), None).await.unwrap();
+        client.receive_text().await.unwrap();
+        client
+    }
+
     /// Asks; `body` is JSON where there is one.
     pub async fn ask(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
         self.ask_with(token, method, path, body.map(|body| body.to_string()).as_deref(), &[]).await
@@ -230,7 +238,12 @@ impl Rig {
     }
 }
 
-fn configure_node(_node: &mut Node, _router: &Arc<Router>) {}
+/// Has the commands of applications' sockets brought.
+fn configure_node(node: &mut Node, router: &Arc<Router>) {
+    let (apps, orders) = Apps::new();
+    node.apps = Some(apps);
+    tokio::spawn(api::bring(Arc::clone(router), orders));
+}
 
 fn serve(node: &Arc<Node>, gate: &Arc<Gate>, public: bool) -> SocketAddr {
     let port = listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
