@@ -63,8 +63,8 @@ pub struct Node {
     pub registrar: Option<Arc<Registrar>>,
     /// What brings commands; nothing where none can come.
     pub courier: Option<Arc<Courier>>,
-    /// What takes the commands of applications' sockets; nothing where nobody brings them.
-    pub apps: Option<Arc<Apps>>,
+    /// The applications that are connected by sockets, and their commands.
+    pub apps: Apps,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
@@ -94,7 +94,7 @@ impl Node {
             metrics,
             registrar: None,
             courier: None,
-            apps: None,
+            apps: Apps::default(),
             trust_traceparent: false,
             traces: Traces::default(),
             started: Instant::now(),

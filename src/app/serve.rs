@@ -87,8 +87,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
-    let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
+    let gate = gate(&config, &node)?;
+    let doors = |proxy| ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls.clone(), proxy);
+    if gate.api_elsewhere {
+        tokio::spawn(super::accept_api(bind(&config.api.listen, "api.listen")?, doors(false), Arc::clone(&gate)));
+    }
+    let accepting = tokio::spawn(super::accept(public, doors(config.public.proxy_protocol), gate, Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
@@ -151,6 +155,7 @@ fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.api_elsewhere = !config.api.listen.is_empty();
     Ok(Arc::new(gate))
 }
 

@@ -38,19 +38,27 @@ struct Desk {
 /// The applications that are connected to this node by sockets.
 pub struct Apps {
     sender: mpsc::Sender<AppOrder>,
+    /// Until somebody takes it.
+    orders: Mutex<Option<mpsc::Receiver<AppOrder>>>,
     desks: Mutex<HashMap<SessionId, Desk>>,
 }
 
+impl Default for Apps {
+    fn default() -> Self {
+        let (sender, orders) = mpsc::channel(WAITING);
+        Self { sender, orders: Mutex::new(Some(orders)), desks: Mutex::default() }
+    }
+}
+
 impl Apps {
-    /// Nobody yet, and where their commands come out.
-    pub fn new() -> (Arc<Self>, mpsc::Receiver<AppOrder>) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Arc::new(Self { sender, desks: Mutex::default() }), receiver)
+    /// Where their commands come out; nothing where somebody has it already. As long as nobody has, none is taken.
+    pub fn orders(&self) -> Option<mpsc::Receiver<AppOrder>> {
+        lock(&self.orders).take()
     }
 
     /// A connection begins, or has a new token.
     pub(super) fn enter(&self, session: SessionId, identity: AppIdentity) {
-        let mut desks = self.lock();
+        let mut desks = lock(&self.desks);
         let known = desks.remove(&session).map(|desk| desk.outstanding);
         let outstanding = known.unwrap_or_else(|| Arc::new(Semaphore::new(OUTSTANDING)));
         desks.insert(session, Desk { identity, outstanding });
@@ -58,7 +66,7 @@ impl Apps {
 
     /// A connection ended.
     pub(super) fn leave(&self, session: SessionId) {
-        self.lock().remove(&session);
+        lock(&self.desks).remove(&session);
     }
 
     /// Takes a command, or says why not.
@@ -69,8 +77,11 @@ impl Apps {
         command: AppCommand<'_>,
     ) -> Result<(), (RefusalCode, &'static str)> {
         const NOT_REACHED: &str = "command: there is no such device, or the token does not reach it";
+        if lock(&self.orders).is_some() {
+            return Err((RefusalCode::Unavailable, "command: this node brings no commands"));
+        }
         let (application, place) = {
-            let desks = self.lock();
+            let desks = lock(&self.desks);
             let desk = desks.get(&mailbox.session()).ok_or((RefusalCode::Unavailable, "command: connect anew"))?;
             if !desk.identity.has(Scope::CommandsWrite) {
                 return Err((RefusalCode::Forbidden, "command: the token's scope has no `commands:write`"));
@@ -90,9 +101,9 @@ impl Apps {
         let busy = (RefusalCode::Rate, "command: too many at once on this node: send it again in a moment");
         self.sender.try_send(order).map_err(|_| busy)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Desk>> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use super::Transport;
 use super::pump::{Desk, Pump, SCRATCH_BYTES, State};
 use super::witness;
 use crate::mailbox::{Letter, NextOrder, Signal};
-use crate::protocol::message::{AppCommand, CommandAck, Refusal, RefusalCode};
+use crate::protocol::message::{AppCommand, CommandAck, Refusal};
 use crate::session::device::Step;
 
 impl<S: Transport> Pump<S> {
@@ -45,10 +45,7 @@ impl<S: Transport> Pump<S> {
     /// An application wants a device to do something.
     pub(super) fn order(&mut self, command: AppCommand<'_>, desk: &mut Desk) {
         let key = command.key.clone().into_owned();
-        let taken = match &self.node.apps {
-            Some(apps) => apps.take(self.place.mailbox(), self.place.key.tenant(), command),
-            None => Err((RefusalCode::Unavailable, "this node brings no commands")),
-        };
+        let taken = self.node.apps.take(self.place.mailbox(), self.place.key.tenant(), command);
         if let Err((code, message)) = taken {
             let refusal = Refusal { code, message: message.into(), seq: None, id: Some(key) };
             let step = self.session.refuse(refusal, &self.node.limits, desk.now);

@@ -164,8 +164,8 @@ impl<S: Transport> Pump<S> {
             Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s, max_bytes };
         let (mailbox, greeting) = berth::enter(&node, comer, now);
         let seat = node.receipts.seat(entry.key.tenant(), mailbox);
-        if let Some((apps, app)) = node.apps.as_ref().zip(entry.app) {
-            apps.enter(seat.mailbox().session(), *app);
+        if let Some(app) = entry.app {
+            node.apps.enter(seat.mailbox().session(), *app);
         }
         let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
         witness::connected(&place);
@@ -335,8 +335,8 @@ impl<S: Transport> Pump<S> {
         let verdict = match verdict {
             Ok(verified) if self.is_same(&verified.identity) => {
                 self.place.signed_by = Some(verified.key);
-                if let (Some(apps), Identity::App(app)) = (&self.node.apps, verified.identity) {
-                    apps.enter(self.place.id(), app);
+                if let Identity::App(app) = verified.identity {
+                    self.node.apps.enter(self.place.id(), app);
                 }
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
@@ -481,8 +481,8 @@ impl<S> Drop for Pump<S> {
         };
         if kind == PeerKind::Device {
             berth::leave(&self.node, &self.place, self.session.window().acked(), end);
-        } else if let Some(apps) = &self.node.apps {
-            apps.leave(self.place.id());
+        } else {
+            self.node.apps.leave(self.place.id());
         }
         metrics.connections.of(state, kind).dec();
         for reason in [PauseReason::Log, PauseReason::Rate] {

@@ -15,7 +15,7 @@ use tidegate::auth::signing::{SigningKey, TokenRequest};
 use tidegate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
 use tidegate::commands::memory::MemoryCommands;
 use tidegate::commands::{Row, SharedCommands};
-use tidegate::connection::{Apps, Node};
+use tidegate::connection::Node;
 use tidegate::courier::Courier;
 use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
 use tidegate::id::{DeviceKey, Epoch, NodeName};
@@ -145,8 +145,8 @@ impl Rig {
             metrics: metrics.clone(),
         };
         let router = Router::new(parts);
-        configure_node(&mut node, &router);
         let node = Arc::new(node);
+        tokio::spawn(api::bring(Arc::clone(&router), node.apps.orders().unwrap()));
         let mut gate = Gate::new(Arc::clone(&node));
         gate.router = Some(router);
         configure(&mut gate);
@@ -236,13 +236,6 @@ impl Rig {
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         send(self.public, request.body(Full::from(body.unwrap_or_default().to_owned())).unwrap()).await
     }
-}
-
-/// Has the commands of applications' sockets brought.
-fn configure_node(node: &mut Node, router: &Arc<Router>) {
-    let (apps, orders) = Apps::new();
-    node.apps = Some(apps);
-    tokio::spawn(api::bring(Arc::clone(router), orders));
 }
 
 fn serve(node: &Arc<Node>, gate: &Arc<Gate>, public: bool) -> SocketAddr {
