@@ -111,7 +111,7 @@ impl Courier {
         if fits && line.say(said) {
             lines.answer_bytes += bytes;
         } else {
-            line.lost(id);
+            line.lost(id, mailbox);
             self.metrics.command_answers.of(AnswerOutcome::Dropped).inc();
         }
         self.make_ready(&mut lines, device);

@@ -213,8 +213,13 @@ impl Line {
         fits
     }
 
-    /// An answer got lost: the command is to be written again, so that the device repeats it.
-    pub(super) fn lost(&mut self, id: CommandId) {
+    /// An answer that came by this connection got lost: the command is to be written again, so that the device repeats
+    /// it.
+    pub(super) fn lost(&mut self, id: CommandId, mailbox: &Arc<Mailbox>) {
+        if self.outlet.is_none() && !mailbox.is_closed() {
+            // Everything was heard of, and the device was at it: nobody knew that there is more to be done.
+            self.ring(mailbox);
+        }
         if let Some(outlet) = &mut self.outlet
             && !outlet.window.holds(id)
             && outlet.next.len() < LOST
@@ -329,8 +334,8 @@ impl Line {
     }
 
     /// The device's answer could not be told.
-    pub(super) fn not_told(&mut self, id: CommandId, now_ms: u64) {
-        self.lost(id);
+    pub(super) fn not_told(&mut self, said: &Said, now_ms: u64) {
+        self.lost(said.id, &said.mailbox);
         if let Some(outlet) = &mut self.outlet {
             outlet.back_off(now_ms);
         }

@@ -229,7 +229,7 @@ impl Courier {
             Ok(Answered::Gone) => self.guessed(device, &said, AnswerOutcome::Gone),
             Err(error) => {
                 tracing::debug!(%device, command = %said.id, %error, "an answer is dropped: the command comes again");
-                self.with(device, |line, now_ms| line.not_told(said.id, now_ms));
+                self.with(device, |line, now_ms| line.not_told(&said, now_ms));
                 AnswerOutcome::Unavailable
             }
         };

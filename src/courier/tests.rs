@@ -462,7 +462,7 @@ async fn a_guessed_answer_changes_nothing_and_guesses_wait_for_one_another() {
     let rig = Rig::new();
     let mailbox = rig.connect(7);
     let id = rig.submit(0).await;
-    for _ in 0..ANSWERS + 5 {
+    for _ in 0..ANSWERS {
         rig.say(&mailbox, id, CommandStatus::Succeeded);
     }
     settle().await;
@@ -470,8 +470,44 @@ async fn a_guessed_answer_changes_nothing_and_guesses_wait_for_one_another() {
     assert_eq!(guesses(), 1);
     rig.pass_slowly(5_000).await;
     assert_eq!((guesses(), rig.state(id).await), (ANSWERS as u64, State::Queued));
-    assert_eq!(rig.metrics.command_answers.of(AnswerOutcome::Dropped).get(), 5);
+    assert_eq!(rig.metrics.command_answers.of(AnswerOutcome::Dropped).get(), 0);
     assert_eq!((rig.courier.lines(), lock(&rig.courier.lines).answer_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn of_a_flood_of_answers_some_are_dropped_and_their_commands_come_again() {
+    let rig = Rig::new();
+    let mailbox = rig.connect(7);
+    let mut all = Vec::new();
+    for number in 0..ANSWERS + 8 {
+        all.push(rig.submit(number).await);
+    }
+    rig.ring(&mailbox);
+    settle().await;
+    let mut received = Vec::new();
+    while received.len() < all.len() {
+        for order in rig.written(&mailbox) {
+            rig.say(&mailbox, order.id, CommandStatus::Received);
+            settle().await;
+            received.push(order.id);
+        }
+    }
+    assert_eq!((received, rig.courier.lines()), (all.clone(), 0));
+    for id in &all {
+        rig.say(&mailbox, *id, CommandStatus::Succeeded);
+    }
+    settle().await;
+    assert_eq!(rig.metrics.command_answers.of(AnswerOutcome::Dropped).get(), 8);
+    let again = ids(&rig.written(&mailbox));
+    assert_eq!(again, all[ANSWERS..]);
+    for id in again {
+        rig.say(&mailbox, id, CommandStatus::Succeeded);
+    }
+    settle().await;
+    for id in all {
+        assert_eq!(rig.state(id).await, State::Succeeded);
+    }
+    assert_eq!(rig.courier.lines(), 0);
 }
 
 #[tokio::test]

@@ -105,6 +105,15 @@ pub(super) fn is_one_value(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
+/// The number that JSON text is, where it is one and no integer of 64 bits; nearest to the text, which `serde_json` as it
+/// is used here does not promise.
+pub(super) fn double_of(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    let is_integer = text != "-0" && (text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok());
+    if is_number && !is_integer { text.parse().ok().filter(|double: &f64| double.is_finite()) } else { None }
+}
+
 /// Why a message is not taken, before it is known which.
 pub(super) struct Fault {
     code: RefusalCode,

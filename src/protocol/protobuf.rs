@@ -229,10 +229,13 @@ pub(super) fn wire_value(value: &serde_json::Value) -> Value {
 }
 
 /// The same of JSON text, which an object or array keeps.
-fn value_of(json: &str) -> Value {
-    match serde_json::from_str(json) {
+fn value_of(text: &str) -> Value {
+    if let Some(double) = json::double_of(text) {
+        return Value { kind: Some(Kind::Double(double)) };
+    }
+    match serde_json::from_str(text) {
         Ok(serde_json::Value::Object(_) | serde_json::Value::Array(_)) | Err(_) => {
-            Value { kind: Some(Kind::Json(json.to_owned())) }
+            Value { kind: Some(Kind::Json(text.to_owned())) }
         }
         Ok(value) => wire_value(&value),
     }
