@@ -3,6 +3,7 @@
 //! The future is polled by hand so that nothing is held across a wait but what the connection is: bytes are read into
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
+mod apps;
 mod berth;
 mod departure;
 mod farewell;
@@ -10,6 +11,7 @@ mod intake;
 mod orders;
 mod outgoing;
 mod pump;
+mod traces;
 mod transport;
 mod witness;
 
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::auth::{Authenticator, KeyRef};
+use crate::auth::{AppIdentity, Authenticator, KeyRef};
 use crate::courier::Courier;
 use crate::eventlog::{Flow, SharedLog};
 use crate::id::{Boot, DeviceKey};
@@ -33,8 +35,10 @@ use crate::session::Now;
 use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
+pub use apps::{AppOrder, Apps};
 pub use departure::Departure;
 pub use farewell::{Farewell, turn_away};
+pub use traces::Traces;
 pub use transport::Transport;
 pub use witness::End;
 
@@ -66,8 +70,12 @@ pub struct Node {
     pub registrar: Option<Arc<Registrar>>,
     /// What brings commands; nothing where none can come.
     pub courier: Option<Arc<Courier>>,
+    /// The applications that are connected by sockets, and their commands.
+    pub apps: Apps,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
+    /// Whose messages are in the log for a while.
+    pub traces: Traces,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -100,7 +108,9 @@ impl Node {
             metrics,
             registrar: None,
             courier: None,
+            apps: Apps::default(),
             trust_traceparent: false,
+            traces: Traces::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
@@ -205,6 +215,8 @@ pub struct Entry {
     pub kind: PeerKind,
     /// Who.
     pub key: DeviceKey,
+    /// What an application may; nothing of a device.
+    pub app: Option<Box<AppIdentity>>,
     /// Its boot, where it gave one; not looked at where there is a tenure, which has it.
     pub boot: Option<Boot>,
     /// What was claimed for a device.

@@ -28,6 +28,9 @@ pub const FRESH: Duration = Duration::from_secs(2);
 /// Records of one connection that can be outstanding: the bits of a word.
 pub const WINDOW: usize = 64;
 
+/// Beside the count of outstanding records: whether the connection's messages are in the log.
+const TRACED: u32 = 1 << 31;
+
 /// Something the node tells every connection, or asks of one; told twice is the same as told once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -69,6 +72,8 @@ impl Signals {
 pub enum Letter {
     /// End, for this reason.
     Close(CloseReason),
+    /// Say this to an application.
+    Say(Box<GatewayMessage<'static>>),
     /// Write this command, if it is still fresh.
     Command(Box<Order>),
 }
@@ -166,7 +171,7 @@ const fn is_order(letter: &Letter) -> bool {
 fn orders(letters: &VecDeque<Letter>) -> impl Iterator<Item = &Order> {
     letters.iter().filter_map(|letter| match letter {
         Letter::Command(order) => Some(&**order),
-        Letter::Close(_) => None,
+        Letter::Close(_) | Letter::Say(_) => None,
     })
 }
 
@@ -211,7 +216,8 @@ pub struct Mailbox {
     signals: AtomicU32,
     /// The node's tick at which the connection wants [`Signal::Tick`]; `u32::MAX` for never.
     due: AtomicU32,
-    /// Records appended and not settled. Outlives the connection, as the log does not forget them.
+    /// Records appended and not settled. Outlives the connection, as the log does not forget them. The highest bit is
+    /// [`TRACED`].
     outstanding: AtomicU32,
     standing: AtomicU8,
     /// The largest message its peer can take; 0: any. Three bytes, which fill a gap.
@@ -285,6 +291,20 @@ impl Mailbox {
     /// Gives it an epoch: the roster's to do.
     pub fn set_epoch(&self, epoch: Epoch) {
         self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Whether somebody wants its messages in the log.
+    pub fn is_traced(&self) -> bool {
+        self.outstanding.load(Ordering::Relaxed) & TRACED != 0
+    }
+
+    /// Has its messages in the log, or no longer.
+    pub fn set_traced(&self, traced: bool) {
+        if traced {
+            self.outstanding.fetch_or(TRACED, Ordering::Relaxed);
+        } else {
+            self.outstanding.fetch_and(!TRACED, Ordering::Relaxed);
+        }
     }
 
     /// How it stands with the directory.
@@ -448,7 +468,7 @@ impl Mailbox {
 
     /// Records appended and not settled.
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Acquire)
+        self.outstanding.load(Ordering::Acquire) & !TRACED
     }
 
     /// Notes the end of the record with number `index` (modulo [`WINDOW`]). Does not wake. Returns whether it was the
@@ -459,7 +479,7 @@ impl Mailbox {
             self.refused.fetch_or(bit, Ordering::Relaxed);
         }
         self.ended.fetch_or(bit, Ordering::Release);
-        self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1
+        self.outstanding.fetch_sub(1, Ordering::AcqRel) & !TRACED == 1
     }
 
     /// Takes what was settled.
@@ -569,6 +589,17 @@ mod tests {
         assert_eq!(mailbox.take_settled(), Settled::default());
         assert!(mailbox.settle(0, false));
         assert_eq!(mailbox.outstanding(), 0);
+    }
+
+    #[test]
+    fn a_trace_changes_nothing_of_what_is_outstanding() {
+        let mailbox = Mailbox::default();
+        mailbox.appended();
+        mailbox.set_traced(true);
+        assert_eq!((mailbox.outstanding(), mailbox.is_traced()), (1, true));
+        assert!(mailbox.settle(0, false), "the last one");
+        mailbox.set_traced(false);
+        assert_eq!((mailbox.outstanding(), mailbox.is_traced()), (0, false));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod evicts;
 pub mod presence;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -245,7 +246,8 @@ impl Registrar {
             stored: None,
         });
         let fence = if registered { Fence::Epoch(mailbox.epoch()) } else { Fence::Connection(mailbox.session()) };
-        let last = Some(Last { boot: mailbox.boot().clone(), acked: left.acked, at_ms: 0 });
+        let end = Some((left.end.0, Cow::Borrowed(left.end.1)));
+        let last = Some(Last { boot: mailbox.boot().clone(), acked: left.acked, at_ms: 0, end });
         self.release(Release { life, device: left.device.clone(), fence, last, offline });
     }
 

@@ -3,6 +3,7 @@
 //!
 //! `publish` brings changes to the event log, `sweep` looks at what came due, `neighbours` keeps in touch with peers.
 
+mod disconnect;
 mod errands;
 pub mod memory;
 mod neighbours;
@@ -29,6 +30,7 @@ use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::roster::Roster;
 use crate::telemetry::metrics::Metrics;
+pub use disconnect::DisconnectError;
 use errands::Errands;
 use neighbours::Met;
 pub use waiters::WAITERS;

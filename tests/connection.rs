@@ -87,6 +87,7 @@ impl Rig {
     fn entry() -> Entry {
         Entry {
             kind: PeerKind::Device,
+            app: None,
             key: DeviceKey::new("acme", "d1").unwrap(),
             boot: None,
             tenure: None,

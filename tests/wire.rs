@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tidegate::protocol::client::{ClientMessage, decode_gateway};
 use tidegate::protocol::fields::Field;
 use tidegate::protocol::message::{
-    CommandStatus, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report, ReportKind, Welcome,
+    CommandState, CommandStatus, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report, ReportKind,
+    Welcome,
 };
 use tidegate::protocol::{CodecLimits, Encoding, read_frame, write_message};
 
@@ -114,6 +115,41 @@ fn gateway_messages() -> Vec<(&'static str, GatewayMessage<'static>)> {
     ]
 }
 
+/// Those that only applications get.
+fn gateway_app_messages() -> Vec<(&'static str, GatewayMessage<'static>)> {
+    let state = CommandState {
+        key: Some("order 1".into()),
+        id: "6569b1128f2de97997906fcaf49c3cf0".into(),
+        device_id: "door-1".into(),
+        state: "succeeded",
+        version: 4,
+        reason: None,
+        result: Some(r#"{"angle":90}"#.into()),
+        message: Some("open".into()),
+    };
+    let bare = CommandState {
+        key: None,
+        state: "expired",
+        reason: Some("unsent"),
+        result: None,
+        message: None,
+        ..state.clone()
+    };
+    vec![
+        ("command_state", GatewayMessage::CommandState(state)),
+        ("command_state_bare", GatewayMessage::CommandState(bare)),
+    ]
+}
+
+/// What only applications send.
+fn app_messages() -> Vec<(&'static str, ClientMessage)> {
+    let full = ClientMessage::command("order 1", "door-1", "open", 60).params(json!({"angle": 90}));
+    vec![
+        ("command", full.max_attempts(3).replacing()),
+        ("command_bare", ClientMessage::command("k", "door-1", "open", 0)),
+    ]
+}
+
 fn device_messages() -> Vec<(&'static str, ClientMessage)> {
     vec![
         (
@@ -146,6 +182,16 @@ fn golden_lines() -> String {
             write_message(encoding, &message, &mut bytes);
             put(&format!("gateway/{name}"), encoding, &bytes);
         }
+        for (name, message) in gateway_app_messages() {
+            let mut bytes = Vec::new();
+            write_message(encoding, &message, &mut bytes);
+            put(&format!("gateway-to-app/{name}"), encoding, &bytes);
+        }
+        for (name, message) in app_messages() {
+            let mut bytes = Vec::new();
+            message.encode(encoding, &mut bytes);
+            put(&format!("app/{name}"), encoding, &bytes);
+        }
         for (name, message) in device_messages() {
             let mut bytes = Vec::new();
             message.encode(encoding, &mut bytes);
@@ -167,7 +213,7 @@ fn every_message_has_its_golden_bytes_in_every_encoding() {
 
 #[test]
 fn a_client_reads_back_what_the_gateway_wrote_alike_in_every_encoding() {
-    for (name, message) in gateway_messages() {
+    for (name, message) in gateway_messages().into_iter().chain(gateway_app_messages()) {
         let decoded = Encoding::ALL.map(|encoding| {
             let mut bytes = Vec::new();
             write_message(encoding, &message, &mut bytes);
@@ -516,7 +562,7 @@ proptest! {
     #[test]
     fn no_change_of_a_sound_message_makes_a_codec_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         for encoding in Encoding::ALL {
-            for (_, message) in device_messages() {
+            for (_, message) in device_messages().into_iter().chain(app_messages()) {
                 let mut frame = Vec::new();
                 message.encode(encoding, &mut frame);
                 let at = at.index(frame.len());
@@ -572,7 +618,7 @@ fn the_published_proto_has_our_fields_and_reads_and_writes_our_bytes() {
         assert_eq!(message.unknown_fields().count(), 0);
         (frame, message)
     };
-    for (name, message) in gateway_messages() {
+    for (name, message) in gateway_messages().into_iter().chain(gateway_app_messages()) {
         let (mut ours, mut text) = (Vec::new(), Vec::new());
         write_message(Encoding::Protobuf, &message, &mut ours);
         write_message(Encoding::Json, &message, &mut text);
@@ -597,7 +643,7 @@ fn the_published_proto_has_our_fields_and_reads_and_writes_our_bytes() {
             assert_eq!(&found, value, "{name} {key}");
         }
     }
-    for (name, message) in device_messages() {
+    for (name, message) in device_messages().into_iter().chain(app_messages()) {
         let mut ours = Vec::new();
         message.encode(Encoding::Protobuf, &mut ours);
         let (theirs, _) = only(&ours);
@@ -658,6 +704,69 @@ fn the_published_schemas_take_what_we_take_and_write_and_nothing_planted() {
         json!({"type": "command", "id": "c", "name": "open", "expires_at": 1, "attempt": 1}),
     ] {
         assert!(!to_device.is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn the_schemas_of_applications_take_what_they_send_and_get_and_nothing_planted() {
+    let from_app = schema(include_str!("../docs/protocol/schemas/app-to-gateway.json"));
+    let to_app = schema(include_str!("../docs/protocol/schemas/gateway-to-app.json"));
+    let to_device = schema(include_str!("../docs/protocol/schemas/gateway-to-device.json"));
+    for (name, message) in gateway_app_messages() {
+        let mut text = Vec::new();
+        write_message(Encoding::Json, &message, &mut text);
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert!(to_app.is_valid(&value) && !to_device.is_valid(&value), "{name} {value}");
+    }
+    for (name, message) in app_messages() {
+        let mut text = Vec::new();
+        message.encode(Encoding::Json, &mut text);
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert!(from_app.is_valid(&value) && from_app.is_valid(&json!([value])), "{name} {value}");
+    }
+    for (field, wrong) in [
+        ("key", json!(5)),
+        ("key", json!("k".repeat(257))),
+        ("device_id", json!(null)),
+        ("name", json!("n".repeat(129))),
+        ("ttl_s", json!(-1)),
+        ("ttl_s", json!(1.5)),
+        ("ttl_s", json!("60")),
+        ("ttl_s", json!(604_801)),
+        ("max_attempts", json!(0)),
+        ("max_attempts", json!(21)),
+        ("replace", json!(1)),
+    ] {
+        let mut value = json!({"type": "command", "key": "k", "device_id": "d", "name": "n", "ttl_s": 1});
+        assert!(from_app.is_valid(&value));
+        value[field] = wrong;
+        assert!(!from_app.is_valid(&value), "{value}");
+        let refusal = refused(Encoding::Json, value.to_string().as_bytes());
+        assert_eq!(refusal.code, RefusalCode::Malformed);
+        assert_eq!(refusal.id.as_deref(), (field != "key").then_some("k"), "a refusal gives the key back: {value}");
+        assert!(refusal.message.contains(&format!("`{field}`")), "{value}: {}", refusal.message);
+    }
+    for missing in ["key", "device_id", "name", "ttl_s"] {
+        let mut value = json!({"type": "command", "key": "k", "device_id": "d", "name": "n", "ttl_s": 1});
+        value.as_object_mut().unwrap().remove(missing);
+        assert!(!from_app.is_valid(&value));
+        assert!(refused(Encoding::Json, value.to_string().as_bytes()).message.contains(missing));
+    }
+}
+
+#[test]
+fn a_command_of_an_application_means_the_same_in_every_encoding() {
+    for (name, message) in app_messages() {
+        let read = Encoding::ALL.map(|encoding| {
+            let mut frame = Vec::new();
+            message.encode(encoding, &mut frame);
+            read_one(encoding, &frame).unwrap()
+        });
+        let DeviceMessage::Command(command) = &read[0] else { panic!("{name}") };
+        assert_eq!((&read[0], &read[0]), (&read[1], &read[2]), "{name}");
+        let expected: (u64, Option<u32>, bool, &[u8]) =
+            if name == "command" { (60, Some(3), true, br#"{"angle":90}"#) } else { (0, None, false, b"null") };
+        assert_eq!((command.ttl_s, command.max_attempts, command.replace, command.params.as_ref()), expected);
     }
 }
 

@@ -143,8 +143,13 @@ fn entry(
     kind: PeerKind,
     tenure: Option<Box<Tenure>>,
 ) -> Entry {
+    let app = verified.as_ref().and_then(|verified| match &verified.identity {
+        Identity::App(app) => Some(Box::new(app.clone())),
+        Identity::Device(_) => None,
+    });
     Entry {
         kind,
+        app,
         key,
         boot: wish.boot.clone(),
         tenure,

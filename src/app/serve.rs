@@ -98,10 +98,14 @@ async fn run(config: Config) -> Result<(), Failure> {
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
-    let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
     let gate = gate(&config, &node, &router, &consumers)?;
     consumers.read_commands(&config, &node, &router).map_err(not_begun)?;
-    let accepting = tokio::spawn(super::accept(public, doors, gate, axum::Router::new()));
+    let doors = |proxy| ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls.clone(), proxy);
+    if gate.api_elsewhere {
+        tokio::spawn(super::accept_api(bind(&config.api.listen, "api.listen")?, doors(false), Arc::clone(&gate)));
+    }
+    let public_doors = doors(config.public.proxy_protocol);
+    let accepting = tokio::spawn(super::accept(public, public_doors, gate, axum::Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
     super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
@@ -188,6 +192,7 @@ fn gate(config: &Config, node: &Arc<Node>, router: &Arc<Router>, consumers: &Con
     gate.hops = hops;
     gate.router = Some(Arc::clone(router));
     gate.revocations = Some(consumers.revocation_writer());
+    gate.api_elsewhere = !config.api.listen.is_empty();
     Ok(Arc::new(gate))
 }
 

@@ -176,8 +176,12 @@ impl<S: Transport> Pump<S> {
         let limits =
             CodecLimits { message_bytes: self.node.limits.message_bytes, batch_items: self.node.limits.batch_items };
         let mut stopped = None;
+        let traced = self.is_traced(desk);
         read_frame(self.wire.encoding, frame, limits, skip, &mut |place, item| {
             let kind = witness::received_type(&item);
+            if traced {
+                witness::traced_message(&self.place, kind, &item, frame.len());
+            }
             match self.session.message(item, &self.place.key, &self.node.limits, desk.now) {
                 Step::Append(report) => match self.append(&report, desk) {
                     Ok(()) => {}
@@ -240,6 +244,7 @@ impl<S: Transport> Pump<S> {
     pub(super) fn act(&mut self, step: Step<'_>, desk: &mut Desk) {
         match step {
             Step::Append(_) => {}
+            Step::Order(command) => self.order(command, desk),
             Step::Reply(reply) => self.put(&reply, desk),
             Step::Refuse { message, line } => self.refuse(&message, line, desk),
             Step::Last(message, reason) => {

@@ -3,10 +3,10 @@
 use tokio::time::Instant;
 
 use super::Transport;
-use super::pump::{Desk, Pump, SCRATCH_BYTES, State};
+use super::pump::{Desk, Pump, SCRATCH_BYTES};
 use super::witness;
 use crate::mailbox::{Letter, NextOrder, Signal};
-use crate::protocol::message::CommandAck;
+use crate::protocol::message::{AppCommand, CommandAck, Refusal};
 use crate::session::device::Step;
 
 impl<S: Transport> Pump<S> {
@@ -14,8 +14,10 @@ impl<S: Transport> Pump<S> {
     /// it does not take yet waits in the mailbox, which is bounded, and not in the buffer.
     pub(super) fn take_letters(&mut self, desk: &mut Desk) {
         while let Some(letter) = self.place.mailbox().take_letter() {
-            if let Letter::Close(reason) = letter {
-                self.close(reason, desk);
+            match letter {
+                Letter::Close(reason) => self.close(reason, desk),
+                Letter::Say(message) if !self.is_closing() => self.put(&message, desk),
+                Letter::Say(_) | Letter::Command(_) => {}
             }
         }
         if !self.is_working() {
@@ -40,6 +42,17 @@ impl<S: Transport> Pump<S> {
                 }
                 NextOrder::None => return,
             }
+        }
+    }
+
+    /// An application wants a device to do something.
+    pub(super) fn order(&mut self, command: AppCommand<'_>, desk: &mut Desk) {
+        let key = command.key.clone().into_owned();
+        let taken = self.node.apps.take(self.place.mailbox(), self.place.key.tenant(), command);
+        if let Err((code, message)) = taken {
+            let refusal = Refusal { code, message: message.into(), seq: None, id: Some(key) };
+            let step = self.session.refuse(refusal, &self.node.limits, desk.now);
+            self.act(step, desk);
         }
     }
 

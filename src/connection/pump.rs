@@ -171,6 +171,9 @@ impl<S: Transport> Pump<S> {
             Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s, max_bytes };
         let (mailbox, greeting) = berth::enter(&node, comer, now);
         let seat = node.receipts.seat(entry.key.tenant(), mailbox);
+        if let Some(app) = entry.app {
+            node.apps.enter(seat.mailbox().session(), *app);
+        }
         let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
         witness::connected(&place);
         node.metrics.connections.of(ConnectionState::Open, entry.kind).inc();
@@ -274,12 +277,16 @@ impl<S: Transport> Pump<S> {
     fn take_mail(&mut self, desk: &mut Desk) -> bool {
         let settled = self.place.mailbox().take_settled();
         if settled.ended != 0 {
+            let traced = self.is_traced(desk);
             let (wire, node, place) = (self.wire, &self.node, &self.place);
             self.session.settled(settled, |reply| {
                 if let GatewayMessage::Refused { code, seq, .. } = reply {
                     witness::refused(node, place, code, seq, true, desk.now);
                 }
                 wire.put(node, &reply, desk);
+                if traced {
+                    witness::traced_answer(place, &reply, desk.message.len());
+                }
             });
         }
         let signals = self.place.mailbox().take_signals();
@@ -371,6 +378,9 @@ impl<S: Transport> Pump<S> {
         let verdict = match verdict {
             Ok(verified) if self.is_same(&verified.identity) => {
                 self.place.signed_by = Some(verified.key);
+                if let Identity::App(app) = verified.identity {
+                    self.node.apps.enter(self.place.id(), app);
+                }
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
             Ok(_) => Verdict::Foreign,
@@ -528,6 +538,8 @@ impl<S> Drop for Pump<S> {
         };
         if kind == PeerKind::Device {
             berth::leave(&self.node, &self.place, self.session.window().acked(), end);
+        } else {
+            self.node.apps.leave(self.place.id());
         }
         metrics.connections.of(state, kind).dec();
         for reason in [PauseReason::Log, PauseReason::Rate] {

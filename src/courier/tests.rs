@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::commands::memory::MemoryCommands;
 use crate::commands::{
-    Answer, Answered, Canceled, CommandError, CommandFuture, Commands, Row, Sending, Submission, Submitted, Swept,
+    Answer, Answered, Canceled, CommandError, CommandFuture, Commands, Row, Sending, State, Submission, Submitted,
+    Swept,
 };
 use crate::id::{Epoch, Incarnation, NodeName};
 use crate::mailbox::{FRESH, Letter, NextOrder, Order, Signal};

@@ -38,6 +38,16 @@ pub struct ClientMessage {
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<bool>,
 }
 
 impl ClientMessage {
@@ -59,6 +69,27 @@ impl ClientMessage {
     /// `ack` about the command `id`; without a status the gateway takes it as `succeeded`.
     pub fn ack(id: &str, status: Option<CommandStatus>) -> Self {
         Self { status: status.map(CommandStatus::as_str), ..Self::of_type("ack").id(id) }
+    }
+
+    /// An application's `command` under `key` to a device, to wait for `ttl_s` seconds at most.
+    pub fn command(key: &str, device_id: &str, name: &str, ttl_s: u64) -> Self {
+        let message = Self::of_type("command").device_id(device_id).name(name);
+        Self { key: Some(key.to_owned()), ttl_s: Some(ttl_s), ..message }
+    }
+
+    /// Sets `params` of a `command`.
+    pub fn params(self, params: impl Into<Value>) -> Self {
+        Self { params: Some(params.into()), ..self }
+    }
+
+    /// Sets `max_attempts` of a `command`.
+    pub fn max_attempts(self, attempts: u64) -> Self {
+        Self { max_attempts: Some(attempts), ..self }
+    }
+
+    /// Has a `command` take the place of what is queued under its name.
+    pub fn replacing(self) -> Self {
+        Self { replace: Some(true), ..self }
     }
 
     /// `auth` with a fresh token.
@@ -189,6 +220,11 @@ impl ClientMessage {
             message: self.message.clone(),
             token: self.token.clone(),
             traceparent: self.traceparent.clone(),
+            key: self.key.clone(),
+            params: self.params.as_ref().map(protobuf::wire_value),
+            ttl_s: self.ttl_s,
+            max_attempts: self.max_attempts,
+            replace: self.replace,
             ..wire::Message::default()
         }
     }
@@ -243,6 +279,14 @@ pub struct OwnedGatewayMessage {
     pub params: Option<Value>,
     /// How often a command was sent before, and once.
     pub attempt: Option<u64>,
+    /// The application's own name for a command.
+    pub key: Option<String>,
+    /// How far a command is.
+    pub state: Option<String>,
+    /// Grows with each transition of a command.
+    pub version: Option<u64>,
+    /// What the device gave back.
+    pub result: Option<Value>,
 }
 
 /// Why a payload is no message from the gateway.

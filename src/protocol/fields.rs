@@ -1,6 +1,6 @@
 //! The fields of a message: one table of names and numbers for all encodings, and what each gateway message holds.
 
-use super::message::{GatewayMessage, Welcome};
+use super::message::{CommandState, GatewayMessage, Welcome};
 
 macro_rules! fields {
     ($($name:ident = $text:literal),+ $(,)?) => {
@@ -28,7 +28,8 @@ fields! {
     Token = "token", Traceparent = "traceparent", Reason = "reason", DeadlineMs = "deadline_ms",
     Session = "session", Epoch = "epoch", HeartbeatS = "heartbeat_s", MaxMessageBytes = "max_message_bytes",
     Window = "window", ServerTime = "server_time", TokenExpiresAt = "token_expires_at",
-    ResumeAfter = "resume_after", Registered = "registered",
+    ResumeAfter = "resume_after", Registered = "registered", Key = "key", TtlS = "ttl_s",
+    MaxAttempts = "max_attempts", Replace = "replace", State = "state", Version = "version",
 }
 
 impl Field {
@@ -101,6 +102,7 @@ pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Fiel
             put(Field::ExpiresAt, Signed(*expires_at));
             put(Field::Attempt, Unsigned(u64::from(*attempt)));
         }
+        GatewayMessage::CommandState(command) => each_of_state(command, put),
         GatewayMessage::AuthDue { token_expires_at } => {
             put(Field::Type, Text("auth_due"));
             put(Field::TokenExpiresAt, Signed(*token_expires_at));
@@ -123,6 +125,20 @@ pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Fiel
             put(Field::ServerTime, Signed(*server_time));
         }
     }
+}
+
+fn each_of_state<'a>(command: &'a CommandState<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {
+    put(Field::Type, Held::Text("command_state"));
+    put_text(Field::Key, command.key.as_deref(), put);
+    put(Field::Id, Held::Text(&command.id));
+    put(Field::DeviceId, Held::Text(&command.device_id));
+    put(Field::State, Held::Text(command.state));
+    put(Field::Version, Held::Unsigned(u64::from(command.version)));
+    put_text(Field::Reason, command.reason, put);
+    if let Some(result) = &command.result {
+        put(Field::Result, Held::Json(result));
+    }
+    put_text(Field::Message, command.message.as_deref(), put);
 }
 
 fn each_of_welcome<'a>(welcome: &Welcome<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {

@@ -116,6 +116,12 @@ impl Object {
         }
     }
 
+    fn flag(&mut self, field: Field, flag: Option<bool>) {
+        if let Some(flag) = flag {
+            self.key(field).extend_from_slice(if flag { b"true" } else { b"false" });
+        }
+    }
+
     fn value(&mut self, field: Field, value: Option<&Value>) -> Result<(), Fault> {
         let Some(value) = value else { return Ok(()) };
         let out = self.key(field);
@@ -163,9 +169,13 @@ pub(super) fn to_json(message: &Message) -> Result<Vec<u8>, Fault> {
     object.integer(Field::ServerTime, message.server_time);
     object.integer(Field::TokenExpiresAt, message.token_expires_at);
     object.integer(Field::ResumeAfter, message.resume_after);
-    if let Some(registered) = message.registered {
-        object.key(Field::Registered).extend_from_slice(if registered { b"true" } else { b"false" });
-    }
+    object.flag(Field::Registered, message.registered);
+    object.text(Field::Key, message.key.as_ref());
+    object.integer(Field::TtlS, message.ttl_s);
+    object.integer(Field::MaxAttempts, message.max_attempts);
+    object.flag(Field::Replace, message.replace);
+    object.text(Field::State, message.state.as_ref());
+    object.integer(Field::Version, message.version);
     if object.separator == b'{' {
         object.out.push(b'{');
     }

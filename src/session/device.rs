@@ -11,7 +11,9 @@ use crate::id::{CommandId, DeviceKey};
 use crate::limits::Limits;
 use crate::mailbox::Settled;
 use crate::protocol::close::CloseReason;
-use crate::protocol::message::{CommandAck, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report};
+use crate::protocol::message::{
+    AppCommand, CommandAck, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report,
+};
 use crate::telemetry::metrics::PeerKind;
 
 /// How long before a token's end its device is told.
@@ -40,6 +42,8 @@ pub enum Step<'a> {
         /// The message's id.
         id: Option<Cow<'a, str>>,
     },
+    /// Hand this over to whoever takes commands.
+    Order(AppCommand<'a>),
     /// Hand this over to whoever brings commands; the id is a command's.
     Answer(CommandAck<'a>),
     /// Send this refusal, then end.
@@ -215,6 +219,10 @@ impl Session {
                 None => Step::Reply(GatewayMessage::Pong { id, server_time: now.unix_ms }),
             },
             Ok(DeviceMessage::Auth { token, id }) => self.auth(token, id, limits, now),
+            Ok(DeviceMessage::Command(command)) if self.kind == PeerKind::App => Step::Order(command),
+            Ok(DeviceMessage::Command(command)) => {
+                self.refuse(Refusal { id: Some(command.key.into_owned()), ..not_for_devices() }, limits, now)
+            }
             Ok(_) if self.kind == PeerKind::App => self.refuse(not_for_applications(), limits, now),
             Ok(DeviceMessage::Report(report)) if is_of(&report, key) => Step::Append(report),
             Ok(DeviceMessage::Report(report)) => self.refuse(foreign(report.seq), limits, now),
@@ -246,10 +254,12 @@ impl Session {
         Step::Guess { line }
     }
 
-    fn refuse<'a>(&mut self, refusal: Refusal, limits: &Limits, now: Now) -> Step<'a> {
+    /// Refuses a message for good; its sender's own faults are counted.
+    pub fn refuse<'a>(&mut self, refusal: Refusal, limits: &Limits, now: Now) -> Step<'a> {
         let rare = self.rare.get_or_insert_default();
         // What is asked for too often is answered and costs little; the rest is the sender's own fault.
-        let own_fault = refusal.code != RefusalCode::Rate;
+        let later = [RefusalCode::Rate, RefusalCode::NotConnected, RefusalCode::Unavailable];
+        let own_fault = !later.contains(&refusal.code);
         let fine = !own_fault || rare.faults.count(now.mono_ms, MINUTE_MS, limits.faults_per_minute.saturating_sub(1));
         let line = own_fault || rare.auths.is_first_above(1);
         let message = GatewayMessage::Refused {
@@ -400,13 +410,24 @@ fn foreign(seq: Option<u64>) -> Refusal {
     }
 }
 
-fn not_for_applications() -> Refusal {
+fn not_for_devices() -> Refusal {
     Refusal {
         code: RefusalCode::UnknownType,
         message:
-            "an application's `type` is auth or ping; subscribe and command are not available yet, and devices send \
-                  updates on /v1/device"
+            "a device's `type` is update, <name>_update, status, ack, auth or ping; applications send commands on \
+                  /v1/app"
                 .into(),
+        seq: None,
+        id: None,
+    }
+}
+
+fn not_for_applications() -> Refusal {
+    Refusal {
+        code: RefusalCode::UnknownType,
+        message: "an application's `type` is command, auth or ping; subscribe is not available yet, and devices send \
+                  updates on /v1/device"
+            .into(),
         seq: None,
         id: None,
     }

@@ -194,6 +194,8 @@ labels! {
         Status = "status",
         /// `ack` about a command.
         Ack = "ack",
+        /// `command` of an application.
+        Command = "command",
         /// `auth`.
         Auth = "auth",
         /// `ping`.
@@ -222,6 +224,8 @@ labels! {
         Resume = "resume",
         /// `command`.
         Command = "command",
+        /// `command_state`.
+        CommandState = "command_state",
         /// `auth_due`.
         AuthDue = "auth_due",
         /// `goaway`.
@@ -272,6 +276,12 @@ labels! {
         Rate = "rate",
         /// `auth` with a token that does not hold.
         InvalidToken = "invalid_token",
+        /// A command's key was used for another.
+        Conflict = "conflict",
+        /// A command for now or never, and its device is not connected.
+        NotConnected = "not_connected",
+        /// A command that cannot be taken just now.
+        Unavailable = "unavailable",
     }
 
     /// Why connections are told to hold their updates.
