@@ -37,7 +37,7 @@ impl Weather {
         if !self.away.load(Ordering::Relaxed) {
             return Ok(call);
         }
-        let is_done = self.is_lossy.load(Ordering::Relaxed) && asked % 2 == 0;
+        let is_done = self.is_lossy.load(Ordering::Relaxed) && asked.is_multiple_of(2);
         self.lost.fetch_add(u64::from(is_done), Ordering::Relaxed);
         Err(Box::pin(async move {
             if is_done {
