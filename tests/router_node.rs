@@ -5,13 +5,15 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use support::gateway::{Builder, Gateway};
-use support::{wait_for, wait_until};
+use support::gateway::{Builder, Gateway, http_get};
+use support::process::Process;
+use support::{ports, wait_for, wait_until};
 use tempfile::TempDir;
 use tidegate::commands::redis::RedisCommands;
 use tidegate::commands::{Reason, State, Submission};
@@ -161,6 +163,36 @@ fn pair(certificates: &Certificates) -> (Gateway, Gateway) {
         assert_eq!(gateway.metric("tidegate_probe_success", &["peer"]), 1.0);
     }
     (a, b)
+}
+
+/// `tidegate dev` with three nodes in one process, and nothing installed.
+#[test]
+fn several_nodes_in_one_process_know_each_other_and_share_the_devices() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = format!("127.0.0.1:{}", ports::free());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["dev", "--json", "--nodes", "3", "--devices", "3", "--listen", &listen]);
+    let log = dir.path().join("dev.log");
+    let mut process = Process::start("tidegate dev", &mut command, &log);
+    let nodes = wait_for("the first line names the nodes", SOON, || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        let line: serde_json::Value = text.lines().find_map(|line| serde_json::from_str(line).ok())?;
+        line["nodes"].as_array().cloned()
+    });
+    assert_eq!(nodes.len(), 3);
+    assert_eq!(nodes[0]["metrics_url"], format!("http://{listen}/metrics"));
+    for node in nodes {
+        let url = node["metrics_url"].as_str().unwrap();
+        let address = url.trim_start_matches("http://").trim_end_matches("/metrics").parse().unwrap();
+        let wanted =
+            ["tidegate_peers 2", "tidegate_connections{kind=\"device\",state=\"open\"} 1", "{path=\"peer\"} 1"];
+        wait_until("it has its share", SOON, || {
+            let text = http_get(address, "/metrics").map(|(_, text)| text).unwrap_or_default();
+            wanted.iter().all(|wanted| text.contains(wanted))
+        });
+    }
+    process.signal("TERM");
+    assert_eq!(process.wait(SOON).code(), Some(0));
 }
 
 #[test]

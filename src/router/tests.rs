@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{RING_AGAIN, WAITERS};
 use crate::commands::{Answer, Answered, CommandError, Commands, RING_MS, SHARDS, State, shard_of};
 use crate::eventlog::Topic;
-use crate::id::Epoch;
+use crate::id::{CommandId, Epoch};
 use crate::mailbox::{Letter, Standing};
 use crate::ownership::{LEASE_MS, NodeState};
 use crate::peer::memory::Faults;
@@ -292,7 +292,8 @@ async fn no_more_than_so_many_wait() {
     let id = submission("k").id();
     assert_eq!(router.wait(&device("d"), id, soon()).await, Err(CommandError::NotFound));
     router.submit(submission("k")).await.unwrap();
-    let all: Vec<_> = (0..WAITERS).map(|_| router.watch(&device("d"), id)).collect();
+    let others = (0..WAITERS).map(|number| CommandId::of(&device("d"), "app", &number.to_string()));
+    let all: Vec<_> = others.map(|other| router.watch(&device("d"), other)).collect();
     assert!(matches!(router.wait(&device("d"), id, soon()).await, Err(CommandError::Unavailable(_))));
     drop(all);
     let command = router.wait(&device("d"), id, Instant::now() + Duration::from_millis(10)).await.unwrap();

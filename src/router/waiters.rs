@@ -154,10 +154,10 @@ mod tests {
     #[test]
     fn there_are_only_so_many_and_each_makes_room_when_it_leaves() {
         let waiters = Waiters::default();
-        let seats: Vec<_> = (0..WAITERS).map(|_| waiters.enter(id("a")).unwrap()).collect();
+        let ids: Vec<_> = (0..WAITERS).map(|number| id(&(number / 2).to_string())).collect();
+        let seats: Vec<_> = ids.iter().map(|id| waiters.enter(*id).unwrap()).collect();
         assert!(waiters.enter(id("b")).is_none());
-        seats.iter().for_each(|seat| waiters.leave(id("a"), seat));
-        waiters.leave(id("a"), &seats[0]);
+        ids.iter().zip(&seats).for_each(|(id, seat)| waiters.leave(*id, seat));
         assert_eq!(waiters.len(), 0);
         assert!(lock(&waiters.0).seats.is_empty());
     }
