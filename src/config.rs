@@ -156,7 +156,8 @@ pub struct DrainConfig {
     pub propagation_s: u64,
     /// Connections told to leave per second; more where the budget would not do.
     pub rate_per_s: u32,
-    /// How long the whole drain may take, in seconds.
+    /// How long the drain may take after that, in seconds. Each connection has 30 s of it to connect elsewhere, less where it
+    /// is below 75.
     pub budget_s: u64,
     /// How long a node keeps its devices that lacks Kafka while another node has it, in seconds; then it sends them there.
     pub cut_off_s: u64,
