@@ -138,8 +138,11 @@ async fn blocks_and_revocations_are_published_for_the_tokens_tenant() {
     let path = "/v1/revocations";
     for (body, expected) in [
         (json!({ "device_id": "d-1" }), Revocation::Device { key: key.clone(), blocked: true }),
-        (json!({ "kid": "k1" }), Revocation::KeyId { issuer: None, kid: "k1".into() }),
-        (json!({ "kid": "k1", "issuer": "i" }), Revocation::KeyId { issuer: Some("i".into()), kid: "k1".into() }),
+        (json!({ "kid": "k1" }), Revocation::KeyId { tenant: Some("acme".into()), issuer: None, kid: "k1".into() }),
+        (
+            json!({ "kid": "k1", "issuer": "i" }),
+            Revocation::KeyId { tenant: Some("acme".into()), issuer: Some("i".into()), kid: "k1".into() },
+        ),
         (
             json!({ "issued_before": 1_700_000_000_000_u64 }),
             Revocation::IssuedBefore { tenant: "acme".into(), device: None, at_ms: 1_700_000_000_000 },

@@ -34,6 +34,8 @@ pub enum Revocation {
     },
     /// What a key signed.
     KeyId {
+        /// Only tokens of this tenant; of all where nothing is said, which nobody can ask for here.
+        tenant: Option<String>,
         /// Whose key; of any issuer where nothing is said.
         issuer: Option<String>,
         /// The key's id.
@@ -104,7 +106,7 @@ fn revocation(caller: &Caller, asked: &Asked, now_ms: i64) -> Result<Revocation,
         (Some(key), None, None, None) => Ok(Revocation::Device { key, blocked: true }),
         (None, Some(kid), issuer, None) => {
             caller.needs_all_devices()?;
-            Ok(Revocation::KeyId { issuer, kid })
+            Ok(Revocation::KeyId { tenant: Some(caller.0.tenant().to_owned()), issuer, kid })
         }
         (device, None, None, Some(at)) => {
             if device.is_none() {
