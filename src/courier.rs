@@ -26,6 +26,8 @@ use line::{Line, Said};
 /// Changes that may wait to be published. What is above is left to the due sweeper where it is an end, and is
 /// forgotten where it is not.
 pub const NEWS: usize = 16_384;
+/// Bytes of the same.
+pub const NEWS_BYTES: usize = 32 * 1024 * 1024;
 /// Lines worked at at once.
 pub const WORKERS: usize = 64;
 /// Answers of one device that may wait. One more is dropped, and its command is asked for again: the device has its
@@ -38,7 +40,7 @@ pub const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 pub struct Courier {
     commands: SharedCommands,
     metrics: Metrics,
-    news: Mutex<VecDeque<Command>>,
+    news: Mutex<News>,
     bell: Notify,
     lines: Mutex<Lines>,
     /// The timer has to look earlier than it wanted to.
@@ -49,6 +51,13 @@ pub struct Courier {
 
 /// What time it is.
 type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// What changed, and about how many bytes it is.
+#[derive(Default)]
+struct News {
+    queue: VecDeque<Command>,
+    bytes: usize,
+}
 
 /// The lines, and who is to do something about them.
 #[derive(Default)]
@@ -143,11 +152,15 @@ impl Courier {
         lock(&self.lines).of.len()
     }
 
-    /// Something changed: it is to be published, and told to whoever waits for it.
-    pub fn tell(&self, command: Command) {
+    /// Something changed: it is to be published, and told to whoever waits for it. Its params are in neither, and not
+    /// kept.
+    pub fn tell(&self, mut command: Command) {
+        command.params = Vec::new();
+        let bytes = bytes_of(&command);
         let mut news = lock(&self.news);
-        if news.len() < NEWS {
-            news.push_back(command);
+        if news.queue.len() < NEWS && news.bytes + bytes <= NEWS_BYTES {
+            news.queue.push_back(command);
+            news.bytes += bytes;
             drop(news);
             self.bell.notify_one();
         }
@@ -166,9 +179,11 @@ impl Courier {
         loop {
             {
                 let mut news = lock(&self.news);
-                let count = news.len().min(limit);
+                let count = news.queue.len().min(limit);
                 if count > 0 {
-                    return news.drain(..count).collect();
+                    let some: Vec<Command> = news.queue.drain(..count).collect();
+                    news.bytes -= some.iter().map(bytes_of).sum::<usize>();
+                    return some;
                 }
             }
             self.bell.notified().await;
@@ -188,6 +203,15 @@ impl Lines {
         }
         self.of.remove(device);
     }
+}
+
+/// About how much memory a command without its params holds.
+fn bytes_of(command: &Command) -> usize {
+    let texts = [Some(&command.name), Some(&command.key), command.origin.as_ref(), command.message.as_ref()];
+    let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+    let late = command.late.as_ref().and_then(|late| late.result.as_ref());
+    let results: usize = command.result.iter().chain(late).map(Vec::len).sum();
+    size_of::<Command>() + texts + results + size_of_val(command.history.as_slice())
 }
 
 /// How a command ended.

@@ -409,13 +409,13 @@ impl Mailbox {
     }
 
     /// Takes back every command that waits, the oldest first: for whoever posted them.
-    pub fn recall_orders(&self) -> Vec<Box<Order>> {
+    pub fn recall_orders(&self) -> Vec<Order> {
         let mut queue = lock(&self.queue);
         let Queue::Some(letters) = &mut *queue else { return Vec::new() };
         let mut recalled = Vec::new();
         for letter in std::mem::take(&mut **letters) {
             match letter {
-                Letter::Command(order) => recalled.push(order),
+                Letter::Command(order) => recalled.push(*order),
                 other => letters.push_back(other),
             }
         }
@@ -563,7 +563,7 @@ mod tests {
         mailbox.post(Letter::Command(order(2, later))).unwrap();
         assert_eq!(mailbox.take_order(later), NextOrder::Stale);
         assert_eq!(mailbox.take_order(later), NextOrder::Stale);
-        assert_eq!(mailbox.recall_orders(), [order(1, now), order(2, later)]);
+        assert_eq!(mailbox.recall_orders(), [*order(1, now), *order(2, later)]);
         assert_eq!((mailbox.take_order(later), mailbox.waiting_orders()), (NextOrder::None, (0, 0)));
         assert_eq!(mailbox.take_letter(), Some(Letter::Close(CloseReason::Moved)));
     }

@@ -13,11 +13,15 @@ use tidegate::courier::Courier;
 use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
 use tidegate::id::{CommandId, DeviceKey, Incarnation, NodeName};
 use tidegate::limits::Limits;
+use tidegate::mailbox::{FRESH, Letter, Order, Signal};
+use tidegate::ownership::NodeLife;
+use tidegate::ownership::memory::MemoryOwnership;
 use tidegate::protocol::Encoding;
 use tidegate::protocol::client::{ClientMessage, OwnedGatewayMessage, decode_gateway};
 use tidegate::protocol::close::CloseReason;
 use tidegate::protocol::message::CommandStatus;
 use tidegate::receipts::Receipts;
+use tidegate::registrar::Registrar;
 use tidegate::telemetry::metrics::{AnswerOutcome, Metrics, PeerKind, SecurityEvent, SentType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -46,6 +50,11 @@ impl Rig {
         let unix = move || clock.fetch_add(1, Ordering::Relaxed).cast_signed();
         let commands = Arc::new(MemoryCommands::new(Arc::new(unix), Arc::new(rows)));
         node.courier = Some(Courier::new(Arc::clone(&commands) as _, metrics));
+        let (time, waiting) = (AtomicU64::new(1_748_522_700_000_000), Arc::clone(&commands));
+        let time = move || time.fetch_add(1, Ordering::Relaxed);
+        let ownership = MemoryOwnership::new(Arc::new(time), Arc::new(move |device| waiting.waits(device)));
+        let life = NodeLife::begin(NodeName::new("n1").unwrap());
+        node.registrar = Some(Arc::new(Registrar::new(Arc::new(ownership), life)));
         Self { node: Arc::new(node), commands, device: DeviceKey::new("acme", "door-1").unwrap() }
     }
 
@@ -315,4 +324,64 @@ async fn large_commands_reach_a_slow_reader_whole_and_in_order() {
     for id in all {
         rig.until("an answer", id, State::Succeeded).await;
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_device_that_claims_comes_right_behind_its_welcome() {
+    let rig = Rig::new(Limits::default());
+    let id = rig.submit("k", "1").await;
+    let tenure = rig.node.registrar.as_ref().unwrap().claim(&rig.device, None, None).await.unwrap();
+    let entry = Entry { tenure: Some(Box::new(tenure)), ..rig.entry(Encoding::Json) };
+    let (mut peer, _end) = rig.enter(entry, 1 << 20).await;
+    assert_eq!(peer.message().await.kind, "welcome");
+    assert_eq!(peer.message().await.id, Some(id.to_string()));
+}
+
+#[tokio::test]
+async fn a_command_that_was_allowed_too_long_ago_is_not_written() {
+    let rig = Rig::new(Limits::default());
+    let mut peer = rig.connect(Encoding::Json).await;
+    let (mailbox, _) = rig.node.roster.find(&rig.device).unwrap();
+    let order = |name: &str, asked| Order {
+        id: CommandId::of(&rig.device, "console", name),
+        name: name.to_owned(),
+        params: "1".to_owned(),
+        expires_at_ms: 0,
+        attempt: 1,
+        again: false,
+        asked,
+    };
+    let now = tokio::time::Instant::now();
+    mailbox.post(Letter::Command(Box::new(order("stale", now - FRESH)))).unwrap();
+    while mailbox.waiting_orders().0 > 0 {
+        tokio::task::yield_now().await;
+    }
+    mailbox.post(Letter::Command(Box::new(order("fresh", now)))).unwrap();
+    assert_eq!(peer.message().await.name.as_deref(), Some("fresh"));
+}
+
+#[tokio::test]
+async fn a_demand_is_a_ping_and_its_pong_is_proof() {
+    let rig = Rig::new(Limits::default());
+    let mut peer = rig.connect(Encoding::Json).await;
+    let (mailbox, _) = rig.node.roster.find(&rig.device).unwrap();
+    mailbox.signal(Signal::Demand);
+    assert_eq!(peer.frame().await, (9, Vec::new()));
+    peer.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
+    peer.say(&ClientMessage::ping()).await;
+    assert_eq!(peer.message().await.kind, "pong");
+    assert_eq!(rig.node.metrics.ping_rtt.get_sample_count(), 1);
+}
+
+#[tokio::test]
+async fn a_device_that_takes_little_is_not_sent_more() {
+    let rig = Rig::new(Limits::default());
+    let entry = Entry { max_bytes: Some(600), ..rig.entry(Encoding::Cbor) };
+    let (mut peer, _end) = rig.enter(entry, 1 << 20).await;
+    assert_eq!(peer.message().await.kind, "welcome");
+    let large = rig.submit("large", &format!("\"{}\"", "x".repeat(600))).await;
+    let small = rig.submit("small", "1").await;
+    rig.ring();
+    assert_eq!(peer.message().await.id, Some(small.to_string()));
+    assert!(rig.until("the large one", large, State::Failed).await.message.unwrap().contains("max_bytes"));
 }

@@ -20,7 +20,10 @@ impl<S: Transport> Pump<S> {
                 Letter::Say(_) | Letter::Command(_) => {}
             }
         }
-        while matches!(self.state, State::Open) {
+        if !matches!(self.state, State::Open) {
+            return;
+        }
+        loop {
             if self.unsent.is_some() {
                 // It writes again as soon as the socket takes something, and looks here then.
                 return self.place.mailbox().keep(Signal::Letter);

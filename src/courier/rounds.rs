@@ -144,10 +144,14 @@ impl Courier {
         let sending = self.commands.mark_sent(device, ask.id, ask.to.epoch, ask.again).await;
         match sending {
             Ok(Sending::Write { command, changed }) => {
+                let mut command = *command;
                 if changed {
-                    self.tell((*command).clone());
+                    // Not copied: they are the largest part, and nobody is told them.
+                    let params = std::mem::take(&mut command.params);
+                    self.tell(command.clone());
+                    command.params = params;
                 }
-                self.post(device, &ask, *command, asked).await;
+                self.post(device, &ask, command, asked).await;
             }
             Ok(Sending::Undeliverable(command)) => {
                 self.with(device, |line, now_ms| line.done(&ask, false, now_ms));

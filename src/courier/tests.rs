@@ -24,13 +24,26 @@ struct Weather {
     /// While it is up, `mark_sent` waits.
     gate: tokio::sync::RwLock<()>,
     asked: AtomicU64,
+    /// While it is up, every other call to a directory that is away is done, and its answer lost.
+    is_lossy: AtomicBool,
+    lost: AtomicU64,
     hands: Arc<AtomicU64>,
 }
 
 impl Weather {
-    fn away<T>(&self) -> Option<Result<T, CommandError>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.away.load(Ordering::Relaxed).then(|| Err(CommandError::Unavailable("away".to_owned())))
+    fn away<'a, T: Send + 'a>(&self, call: CommandFuture<'a, T>) -> Result<CommandFuture<'a, T>, CommandFuture<'a, T>> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if !self.away.load(Ordering::Relaxed) {
+            return Ok(call);
+        }
+        let is_done = self.is_lossy.load(Ordering::Relaxed) && asked % 2 == 0;
+        self.lost.fetch_add(u64::from(is_done), Ordering::Relaxed);
+        Err(Box::pin(async move {
+            if is_done {
+                drop(call.await);
+            }
+            Err(CommandError::Unavailable("away".to_owned()))
+        }))
     }
 }
 
@@ -40,10 +53,7 @@ impl Commands for Weather {
     }
 
     fn pending<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Vec<CommandId>> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
-        self.inner.pending(device, epoch, limit)
+        self.away(self.inner.pending(device, epoch, limit)).unwrap_or_else(|away| away)
     }
 
     fn mark_sent<'a>(
@@ -53,12 +63,15 @@ impl Commands for Weather {
         epoch: Epoch,
         again: bool,
     ) -> CommandFuture<'a, Sending> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
+        // In memory a call is done when it is made.
+        let call = Box::pin(async move { self.inner.mark_sent(device, id, epoch, again).await });
+        let call = match self.away(call) {
+            Ok(call) => call,
+            Err(away) => return away,
+        };
         let slow_ms = self.slow_ms.swap(0, Ordering::Relaxed);
         Box::pin(async move {
-            let sending = self.inner.mark_sent(device, id, epoch, again).await;
+            let sending = call.await;
             drop(self.gate.read().await);
             self.hands.fetch_add(slow_ms, Ordering::Relaxed);
             sending
@@ -66,10 +79,8 @@ impl Commands for Weather {
     }
 
     fn answer<'a>(&'a self, device: &'a DeviceKey, id: CommandId, answer: Answer<'a>) -> CommandFuture<'a, Answered> {
-        if let Some(away) = self.away() {
-            return Box::pin(async { away });
-        }
-        self.inner.answer(device, id, answer)
+        let call = Box::pin(async move { self.inner.answer(device, id, answer).await });
+        self.away(call).unwrap_or_else(|away| away)
     }
 
     fn cancel<'a>(&'a self, device: &'a DeviceKey, id: CommandId) -> CommandFuture<'a, Canceled> {
@@ -97,6 +108,8 @@ impl Commands for Weather {
         self.inner.settle_published(device, id, version)
     }
 }
+
+mod histories;
 
 struct Rig {
     courier: Arc<Courier>,
@@ -130,6 +143,8 @@ impl Rig {
             slow_ms: AtomicU64::new(0),
             gate: tokio::sync::RwLock::default(),
             asked: AtomicU64::new(0),
+            is_lossy: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             hands: Arc::clone(&hands),
         });
         let metrics = Metrics::new().unwrap();
@@ -157,9 +172,9 @@ impl Rig {
     }
 
     /// What the connection would write now.
-    fn written(&self, mailbox: &Mailbox) -> Vec<Box<Order>> {
+    fn written(&self, mailbox: &Mailbox) -> Vec<Order> {
         let next = || match mailbox.take_order(self.now()) {
-            NextOrder::Write(order) => Some(order),
+            NextOrder::Write(order) => Some(*order),
             NextOrder::Stale | NextOrder::None => None,
         };
         std::iter::from_fn(next).collect()
@@ -221,7 +236,7 @@ async fn settle() {
     }
 }
 
-fn ids(orders: &[Box<Order>]) -> Vec<CommandId> {
+fn ids(orders: &[Order]) -> Vec<CommandId> {
     orders.iter().map(|order| order.id).collect()
 }
 
@@ -570,4 +585,20 @@ async fn a_thousand_devices_are_worked_at_by_a_bounded_number_of_tasks() {
     assert!(all.iter().all(|mailbox| rig.written(mailbox).len() == 1));
     assert_eq!(lock(&rig.courier.lines).workers, 0);
     assert_eq!(rig.courier.lines(), 1_000);
+}
+
+#[tokio::test]
+async fn what_changed_waits_without_its_params_and_is_bounded_by_its_bytes() {
+    let rig = Rig::new();
+    let id = rig.submit(0).await;
+    let command = rig.weather.get(&rig.device, id).await.unwrap();
+    rig.courier.tell(command.clone());
+    assert_eq!(rig.courier.news(9).await, [Command { params: Vec::new(), ..command.clone() }]);
+    let large = Command { result: Some(vec![b'1'; 1 << 20]), ..command };
+    for _ in 0..100 {
+        rig.courier.tell(large.clone());
+    }
+    assert_eq!(rig.courier.news(1_000).await.len(), 31, "each is a little above a mebibyte");
+    rig.courier.tell(large);
+    assert_eq!(rig.courier.news(1_000).await.len(), 1);
 }
