@@ -87,7 +87,7 @@ async fn who_waits_gets_the_devices_own_answer() {
     assert_eq!(rig.ask_keyed(&app, PATH, "k1", body.clone()).await.json()["state"], "succeeded");
     // In time or not at all: then it is 202, and goes on.
     body["wait_s"] = json!(0);
-    let late = rig.ask_keyed(&app, PATH, "k2", body).await;
+    let late = rig.ask_keyed(&app, "/v1/devices/absent/commands", "k2", body).await;
     assert_eq!((late.status, late.json()["state"].as_str()), (202, Some("queued")));
 }
 
