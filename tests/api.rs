@@ -8,6 +8,10 @@
 mod commands;
 #[path = "api/devices.rs"]
 mod devices;
+#[path = "api/document.rs"]
+mod document;
+#[path = "api/programs.rs"]
+mod programs;
 #[path = "api/rig.rs"]
 mod rig;
 #[path = "api/http.rs"]

@@ -61,6 +61,7 @@ impl Rig {
     fn entry(&self, encoding: Encoding) -> Entry {
         Entry {
             kind: PeerKind::Device,
+            app: None,
             key: self.device.clone(),
             boot: None,
             tenure: None,

@@ -8,6 +8,7 @@ use tidegate::commands::{Answer as Said, Answered, Sending};
 use tidegate::id::{CommandId, DeviceKey};
 use tidegate::ownership::Ownership as _;
 use tidegate::protocol::message::CommandStatus;
+use tidegate::socket::client::Client;
 
 use super::rig::Rig;
 
@@ -86,7 +87,7 @@ async fn who_waits_gets_the_devices_own_answer() {
     assert_eq!(rig.ask_keyed(&app, PATH, "k1", body.clone()).await.json()["state"], "succeeded");
     // In time or not at all: then it is 202, and goes on.
     body["wait_s"] = json!(0);
-    let late = rig.ask_keyed(&app, PATH, "k2", body).await;
+    let late = rig.ask_keyed(&app, "/v1/devices/absent/commands", "k2", body).await;
     assert_eq!((late.status, late.json()["state"].as_str()), (202, Some("queued")));
 }
 
@@ -202,4 +203,17 @@ async fn many_devices_are_commanded_at_once_with_an_outcome_each() {
         assert_eq!(answer.status, 400);
         assert!(answer.detail().contains("`devices`"));
     }
+}
+
+#[tokio::test]
+async fn what_a_device_cannot_take_is_not_accepted_for_it() {
+    let rig = Rig::start().await;
+    let (app, token) = (rig.app("acme"), rig.token_for("door-1", "acme", &["device"], &[]));
+    let url = format!("ws://{}/v1/device?max_bytes=600", rig.public);
+    let mut device = Client::connect(&url, Some(&token), None).await.unwrap();
+    device.receive_text().await.unwrap();
+    let command = |bytes| json!({ "name": "open", "params": "x".repeat(bytes), "ttl_s": 60 });
+    let refused = rig.ask(&app, "POST", PATH, Some(command(600))).await;
+    assert_eq!((refused.status, refused.detail().contains("600 bytes")), (413, true));
+    assert_eq!(rig.ask(&app, "POST", PATH, Some(command(400))).await.status, 202);
 }

@@ -189,6 +189,19 @@ impl Rig {
         self.token_for("console", tenant, &["commands:write", "telemetry:read", "admin"], &[])
     }
 
+    /// Looks for commands of a device all the time: its doorbell, whoever else rings it.
+    pub fn ring(&self, device: &str) {
+        let (node, key) = (Arc::clone(&self.node), DeviceKey::new("acme", device).unwrap());
+        tokio::spawn(async move {
+            loop {
+                if let (Some((mailbox, _)), Some(courier)) = (node.roster.find(&key), &node.courier) {
+                    courier.ring(&key, &mailbox);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+
     /// Connects a device, and returns once it was greeted.
     pub async fn device(&self, tenant: &str, device: &str) -> Client {
         let token = self.token_for(device, tenant, &["device"], &[]);
