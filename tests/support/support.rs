@@ -12,8 +12,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 pub mod after;
+pub mod checker;
 pub mod fleet;
 pub mod gateway;
+pub mod history;
 pub mod kafka;
 pub mod ledger;
 pub mod ports;
