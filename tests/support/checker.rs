@@ -15,6 +15,8 @@ mod presence;
 #[path = "checker/store.rs"]
 mod store;
 
+pub use commands::is_terminal;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -29,7 +29,7 @@ pub(super) fn rank(state: &str) -> u8 {
 }
 
 /// Whether nothing can follow.
-pub(super) fn is_terminal(state: &str) -> bool {
+pub fn is_terminal(state: &str) -> bool {
     State::parse(state).is_some_and(State::is_terminal)
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Spell<'a> {
     pub(super) from: Micros,
     /// The end of the history where it never was over.
     pub(super) to: Micros,
+    is_open: bool,
     pub(super) entry: &'a Entry,
 }
 
@@ -123,12 +124,13 @@ impl<'a> Index<'a> {
         match &entry.event {
             Event::Fault { fault, target } => {
                 let (from, to) = (entry.at_us, self.end);
-                self.spells.push(Spell { fault: *fault, target, from, to, entry });
+                self.spells.push(Spell { fault: *fault, target, from, to, is_open: true, entry });
             }
             Event::Over { fault, target } => {
                 let mut open = self.spells.iter_mut().rev();
-                if let Some(spell) = open.find(|spell| spell.fault == *fault && spell.target == target) {
-                    spell.to = entry.at_us;
+                if let Some(spell) = open.find(|spell| spell.is_open && spell.fault == *fault && spell.target == target)
+                {
+                    (spell.to, spell.is_open) = (entry.at_us, false);
                 }
             }
             _ => {}
