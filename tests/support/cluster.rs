@@ -197,6 +197,8 @@ impl Cluster {
             both.replica.signal("CONT");
             both.wait_failed_over();
             self.failed_over = true;
+            // Sentinel cuts every client of the new primary off, and so whoever watches it.
+            self.monitors.iter_mut().skip(1).for_each(Monitor::start_again);
             self.recorder.note(Event::Over { fault: Fault::RedisLostTail, target: "redis".into() });
         }
     }
