@@ -121,8 +121,9 @@ impl Third {
         let log = MemoryLog::start(MemoryLimits::default(), Arc::clone(&receipts) as _, &metrics).unwrap();
         let (log, roster) = (Arc::new(log), Arc::new(Roster::default()));
         let (tls, times) = (Some(certificates.load()), PeerTimes::default());
+        let courier = Courier::new(Arc::new(RedisCommands::new(store)), metrics.clone());
         let router = Router::new(Parts {
-            courier: Courier::new(Arc::new(RedisCommands::new(store)), metrics.clone()),
+            courier: Arc::clone(&courier),
             roster: Arc::clone(&roster),
             registrar: Arc::clone(&registrar),
             peers: Arc::new(GrpcPeers::new(tls.clone(), times, metrics.clone())),
@@ -136,6 +137,7 @@ impl Third {
             roster,
             log: Arc::clone(&log) as _,
             receipts: Arc::clone(&receipts),
+            courier: Some(courier),
             metrics: metrics.clone(),
             address: server.local_address().unwrap().to_string(),
         });

@@ -119,28 +119,30 @@ async fn a_trace_ends_after_a_quarter_of_an_hour_at_most() {
     assert!(there.detail().contains("gw-b"));
 }
 
+/// A record's key and value.
+type Published = (String, Option<String>);
+
+fn record(revocation: &Revocation) -> Published {
+    (revocation.record_key(), revocation.record_value())
+}
+
 #[tokio::test]
 async fn blocks_and_revocations_are_published_for_the_tokens_tenant() {
-    // What is written: key and value, as each node gets them.
-    type Written = (String, Option<String>);
-    let published: Arc<Mutex<Vec<Written>>> = Arc::default();
-    let rig = Rig::with(Limits::default(), |gate| {
-        let published = Arc::clone(&published);
-        let topic = MemoryTopic::default();
-        topic.follow(Arc::new(move |key, value| {
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            published.lock().unwrap().push((text(key.unwrap()), value.map(text)));
-        }));
-        gate.revocations = Some(RevocationWriter::new(Arc::new(topic)));
-    })
-    .await;
+    let topic = Arc::new(MemoryTopic::default());
+    let published: Arc<Mutex<Vec<Published>>> = Arc::default();
+    let told = Arc::clone(&published);
+    topic.follow(Arc::new(move |key, value| {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        told.lock().unwrap().push((key.map(text).unwrap(), value.map(text)));
+    }));
+    let writer = RevocationWriter::new(topic);
+    let rig = Rig::with(Limits::default(), |gate| gate.revocations = Some(writer)).await;
     let app = rig.app("acme");
     let take = || std::mem::take(&mut *published.lock().unwrap());
-    let written = |revocation: Revocation| (revocation.record_key(), revocation.record_value());
     let key = DeviceKey::new("acme", "d-1").unwrap();
     assert_eq!(rig.ask(&app, "PUT", "/v1/devices/d-1/block", None).await.status, 204);
     assert_eq!(rig.ask(&app, "DELETE", "/v1/devices/d-1/block", None).await.status, 204);
-    assert_eq!(take(), [true, false].map(|blocked| written(Revocation::Device { key: key.clone(), blocked })));
+    assert_eq!(take(), [true, false].map(|blocked| record(&Revocation::Device { key: key.clone(), blocked })));
     let path = "/v1/revocations";
     for (body, expected) in [
         (json!({ "device_id": "d-1" }), Revocation::Device { key: key.clone(), blocked: true }),
@@ -159,7 +161,7 @@ async fn blocks_and_revocations_are_published_for_the_tokens_tenant() {
         ),
     ] {
         let answer = rig.ask(&app, "PUT", path, Some(body.clone())).await;
-        assert_eq!((answer.status, take()), (200, vec![written(expected)]), "{body}");
+        assert_eq!((answer.status, take()), (200, vec![record(&expected)]), "{body}");
     }
     let future = json!({ "issued_before": 9_999_999_999_999_u64 });
     for wrong in

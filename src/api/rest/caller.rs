@@ -42,6 +42,8 @@ impl FromRequestParts<Arc<Gate>> for Caller {
                 }
             },
             Err(AuthError::Unauthorized(why)) => Err(refused(unauthorized(), why.label())),
+            // Of devices alone.
+            Err(AuthError::Blocked) => Err(refused(unauthorized(), "blocked")),
             Err(AuthError::KeysUnavailable { retry_after_s }) => {
                 let detail = "tokens cannot be verified just now";
                 Err(refused(Fault::later(StatusCode::SERVICE_UNAVAILABLE, detail, retry_after_s), detail))

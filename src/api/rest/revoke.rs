@@ -92,8 +92,8 @@ async fn publish(gate: &Gate, caller: &Caller, revocation: Revocation) -> Result
     tracing::info!(by = %caller.0.key(), ?revocation, "a revocation is published");
     match writer.publish(&revocation).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(RevocationError::Invalid(error)) => Err(Fault::bad(error.to_string())),
-        Err(error) => {
+        Err(RevocationError::Invalid(why)) => Err(Fault::bad(why.to_string())),
+        Err(error @ RevocationError::Unavailable(_)) => {
             tracing::warn!(%error, "a revocation could not be published");
             Err(Fault::later(StatusCode::SERVICE_UNAVAILABLE, "revocations cannot be published just now", 2))
         }

@@ -303,7 +303,8 @@ fn in_the_order_of_the_queue(findings: &mut Findings<'_>) {
 
 /// C8: one id for a key, which is the one that follows from it; one 202; one body.
 fn one_command_for_a_key(findings: &mut Findings<'_>) {
-    let mut keys: BTreeMap<(&str, &str, &str), Vec<(&Entry, &Entry)>> = BTreeMap::new();
+    type Calls<'a> = Vec<(&'a Entry, &'a Entry)>;
+    let mut keys: BTreeMap<(&str, &str, &str), Calls<'_>> = BTreeMap::new();
     for (call, reply) in &findings.index.calls {
         let (Event::Submitted { device, application, key, .. }, Some(reply)) = (&call.event, reply) else { continue };
         if is_taken(reply) {
