@@ -115,6 +115,7 @@ async fn node(name: &str, directory: &Arc<MemoryOwnership>, judge: &Arc<Mutex<Ju
         roster: Arc::clone(&node.roster),
         log: Arc::clone(&node.log),
         receipts: Arc::clone(&receipts),
+        courier: None,
         metrics,
         address: String::new(),
     });
@@ -138,12 +139,14 @@ impl One {
         let entry = Entry {
             kind: PeerKind::Device,
             key: key.clone(),
+            app: None,
             boot: None,
             tenure: Some(Box::new(tenure)),
             encoding: Encoding::Json,
             deflate: None,
             // Nobody answers pings here.
             heartbeat_s: 3_600,
+            max_bytes: None,
             token_expires_ms: None,
             signed_by: None,
             close_drop: false,
