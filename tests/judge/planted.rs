@@ -10,8 +10,8 @@ use tidegate::commands::{
 };
 use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::ownership::{
-    Claim, Claimed, Fence, Held, Inspection, Last, NodeLife, Ownership, OwnershipFuture, Page, Profile, Reasserted,
-    Renewed, Row, View,
+    Claim, Claimed, Fence, Held, Inspection, Last, Listed, NodeLife, Ownership, OwnershipFuture, Page, Past, Profile,
+    Reasserted, Renewed, Row, Stretch, View,
 };
 
 /// What is done wrong.
@@ -78,6 +78,14 @@ impl<O: Ownership> Ownership for PlantedOwnership<O> {
         self.inner.row(device)
     }
 
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
+        self.inner.past(device)
+    }
+
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
+        self.inner.list(life, stretch)
+    }
+
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {
         self.inner.reassert(life, held)
     }
@@ -99,12 +107,15 @@ impl<O: Ownership> Ownership for PlantedOwnership<O> {
     }
 }
 
+/// Tells the epoch of a device.
+pub type Epochs = Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>;
+
 /// Commands that may be sent, or ended, wrongly.
 pub struct PlantedCommands<C> {
     pub inner: C,
     pub plant: Option<Plant>,
     /// The epoch in a device's row.
-    pub epoch: Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>,
+    pub epoch: Epochs,
 }
 
 impl<C: Commands> Commands for PlantedCommands<C> {

@@ -200,7 +200,7 @@ impl Caller {
             for (device, id) in left {
                 let tenant = device.split('/').next().unwrap_or_default().to_owned();
                 match self.read_as(&tenant, &device, &id, false).await {
-                    Some((200, state)) if super::checker::is_terminal(&state) => ended.push(id),
+                    Some((200, state)) if super::checker::commands::is_terminal(&state) => ended.push(id),
                     Some((404, _)) => {}
                     _ => still.push((device, id)),
                 }

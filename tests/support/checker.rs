@@ -5,7 +5,7 @@
 //! without the last writes) excuses C1 to C3 and what follows from them, and is counted apart: each excuse names its loss.
 
 #[path = "checker/commands.rs"]
-mod commands;
+pub mod commands;
 #[path = "checker/index.rs"]
 mod index;
 #[path = "checker/ownership.rs"]
@@ -14,8 +14,6 @@ mod ownership;
 mod presence;
 #[path = "checker/store.rs"]
 mod store;
-
-pub use commands::is_terminal;
 
 use std::collections::BTreeMap;
 use std::fmt;
