@@ -98,7 +98,11 @@ fn one_end(findings: &mut Findings<'_>, (device, id): (&str, &str), command: &Co
 /// C1: an end by the deadline and a minute, which is in Kafka; a command that is not there was lost by Redis.
 fn an_end_in_time(findings: &mut Findings<'_>, (device, id): (&str, &str), command: &Command<'_>) {
     let Some((call, reply)) = command.accepted() else { return };
-    let last = command.reads.iter().rfind(|entry| !matches!(entry.event, Event::Read { status: 0 | 503, .. }));
+    let own = device.split('/').next().unwrap_or_default();
+    let last = command.reads.iter().rfind(|entry| match &entry.event {
+        Event::Read { tenant, status, .. } => tenant == own && !matches!(status, 0 | 503),
+        _ => false,
+    });
     let Some(last) = last else { return };
     let Event::Read { status, state, version, asked_us, .. } = &last.event else { return };
     let due = reply.at_us + command.ttl_ms * 1_000 + ENDED;
