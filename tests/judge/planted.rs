@@ -99,12 +99,15 @@ impl<O: Ownership> Ownership for PlantedOwnership<O> {
     }
 }
 
+/// The epoch of a device's row, where there is one.
+pub type Epochs = Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>;
+
 /// Commands that may be sent, or ended, wrongly.
 pub struct PlantedCommands<C> {
     pub inner: C,
     pub plant: Option<Plant>,
     /// The epoch in a device's row.
-    pub epoch: Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>,
+    pub epoch: Epochs,
 }
 
 impl<C: Commands> Commands for PlantedCommands<C> {

@@ -60,7 +60,7 @@ pub fn run(seed: u64, plant: Option<Plant>) -> History {
     let mut world = World::new(seed, plant);
     world.note(Event::Began { seed, what: format!("twins, {plant:?}") });
     // A plant shall be found by what it does, not by what a flush would explain.
-    let flush = (plant.is_none() && seed % 3 == 0).then(|| world.rng.usize(30..STEPS - 30));
+    let flush = (plant.is_none() && seed.is_multiple_of(3)).then(|| world.rng.usize(30..STEPS - 30));
     for step in 0..STEPS {
         if flush == Some(step) {
             world.flush();
@@ -255,10 +255,11 @@ impl World {
     }
 
     fn submit(&mut self, device: usize, probe: bool) {
-        let (key, known) = match self.asked.values().find(|(of, _)| *of == device && !probe && self.serial % 4 == 0) {
-            Some((_, key)) => (key.clone(), true),
-            None => (format!("k{}", self.serial), false),
-        };
+        let (key, known) =
+            match self.asked.values().find(|(of, _)| *of == device && !probe && self.serial.is_multiple_of(4)) {
+                Some((_, key)) => (key.clone(), true),
+                None => (format!("k{}", self.serial), false),
+            };
         let (call, name) = (self.number(), self.name(device));
         let max_attempts = if key.ends_with('7') { 1 } else { 3 };
         self.note(Event::Submitted {

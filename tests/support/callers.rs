@@ -51,6 +51,9 @@ pub async fn http(
     timeout(ANSWER, asked).await.ok().flatten().unwrap_or((0, Value::Null))
 }
 
+/// What was asked for: device, key, id where there was one, time to live in milliseconds.
+type Known = (String, String, Option<String>, u64);
+
 /// Who has tokens and a memory of what was asked for.
 pub struct Caller {
     recorder: Arc<Recorder>,
@@ -59,8 +62,7 @@ pub struct Caller {
     tokens: Vec<(String, String)>,
     devices: Vec<String>,
     calls: AtomicU64,
-    /// Device, key, id, time to live in milliseconds.
-    known: Mutex<Vec<(String, String, Option<String>, u64)>>,
+    known: Mutex<Vec<Known>>,
     resting: AtomicBool,
 }
 
@@ -96,7 +98,7 @@ impl Caller {
         self.tokens.iter().find(|(of, _)| of == tenant).map_or("", |(_, token)| token)
     }
 
-    fn any_known(&self) -> Option<(String, String, Option<String>, u64)> {
+    fn any_known(&self) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         // Something recent.
         let from = known.len().saturating_sub(20);

@@ -287,7 +287,7 @@ impl Line {
             return;
         }
         self.ticks += 1;
-        if self.ticks % 2 == 0 {
+        if self.ticks.is_multiple_of(2) {
             self.say(&json!({"type": "ping", "id": now_us().to_string()})).await;
         } else if self.ticks % 4 == 1 && !self.is_ghost {
             let seq = {

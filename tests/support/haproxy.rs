@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,7 +35,9 @@ impl Haproxy {
         }
         let file = dir.path().join("haproxy.cfg");
         std::fs::write(&file, text).expect("the configuration is written");
-        let mut command = Command::new("haproxy");
+        // Debian has it where only root's PATH leads.
+        let debian = Path::new("/usr/sbin/haproxy");
+        let mut command = Command::new(if debian.exists() { debian } else { Path::new("haproxy") });
         command.arg("-db").arg("-f").arg(&file);
         let process = Process::start("haproxy", &mut command, &dir.path().join("log"));
         let mut haproxy = Self { process, port, _dir: dir };

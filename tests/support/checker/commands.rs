@@ -98,7 +98,11 @@ fn one_end(findings: &mut Findings<'_>, (device, id): (&str, &str), command: &Co
 /// C1: an end by the deadline and a minute, which is in Kafka; a command that is not there was lost by Redis.
 fn an_end_in_time(findings: &mut Findings<'_>, (device, id): (&str, &str), command: &Command<'_>) {
     let Some((call, reply)) = command.accepted() else { return };
-    let last = command.reads.iter().rfind(|entry| !matches!(entry.event, Event::Read { status: 0 | 503, .. }));
+    let own = device.split('/').next().unwrap_or_default();
+    let last = command.reads.iter().rfind(|entry| match &entry.event {
+        Event::Read { tenant, status, .. } => tenant == own && !matches!(status, 0 | 503),
+        _ => false,
+    });
     let Some(last) = last else { return };
     let Event::Read { status, state, version, asked_us, .. } = &last.event else { return };
     let due = reply.at_us + command.ttl_ms * 1_000 + ENDED;
@@ -301,9 +305,12 @@ fn in_the_order_of_the_queue(findings: &mut Findings<'_>) {
     }
 }
 
+/// A device, an application, and its key for a command.
+type Key<'a> = (&'a str, &'a str, &'a str);
+
 /// C8: one id for a key, which is the one that follows from it; one 202; one body.
 fn one_command_for_a_key(findings: &mut Findings<'_>) {
-    let mut keys: BTreeMap<(&str, &str, &str), Vec<(&Entry, &Entry)>> = BTreeMap::new();
+    let mut keys: BTreeMap<Key<'_>, Vec<(&Entry, &Entry)>> = BTreeMap::new();
     for (call, reply) in &findings.index.calls {
         let (Event::Submitted { device, application, key, .. }, Some(reply)) = (&call.event, reply) else { continue };
         if is_taken(reply) {
@@ -335,7 +342,7 @@ fn one_command_for_a_key(findings: &mut Findings<'_>) {
             findings.broken_unless_lost("C8", what, &[two[0].0, two[1].0], span);
         }
     }
-    let mut ids: BTreeMap<(&str, &str, &str), (&str, &Entry)> = BTreeMap::new();
+    let mut ids: BTreeMap<Key<'_>, (&str, &Entry)> = BTreeMap::new();
     for entry in findings.index.entries {
         let Event::Change { device, id, key, requested_by, .. } = &entry.event else { continue };
         let (known, first) = *ids.entry((device, requested_by, key)).or_insert((id, entry));
