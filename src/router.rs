@@ -206,10 +206,9 @@ impl Router {
     fn spread(self: &Arc<Self>, command: &Command) {
         self.waiters.tell(command);
         let Some(origin) = command.origin.as_deref().and_then(NodeLife::parse) else { return };
-        if self.is_me(&origin) || !self.parts.registrar.directory().knows(&origin) {
+        if self.is_me(&origin) {
             return;
         }
-        self.meet();
         let (router, to) = (Arc::clone(self), origin.clone());
         // Without the command itself: who waits reads it, and mostly nobody does.
         let ending = Ending {
@@ -220,12 +219,21 @@ impl Router {
             detail: Vec::new(),
         };
         // Left undone, or lost: who waits there looks every second.
-        self.errands.to(&origin, async move {
-            let told = router.parts.peers.ended(&to, &ending).await;
-            if let Err(error) = told {
+        let told = async move {
+            // Unknown to this node: gone, or so new that the membership has to be read.
+            if !matches!(router.parts.registrar.directory().member(&to).await, Ok(Some(_))) {
+                return;
+            }
+            router.meet();
+            if let Err(error) = router.parts.peers.ended(&to, &ending).await {
                 tracing::debug!(%to, command = %ending.command, %error, "the origin of a command was not told of it");
             }
-        });
+        };
+        if self.parts.registrar.directory().knows(&origin) {
+            self.errands.to(&origin, told);
+        } else {
+            self.errands.here(told);
+        }
     }
 
     /// Has the doorbell rung of whoever holds a device. What cannot be done now is done by the due sweep.

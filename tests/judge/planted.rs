@@ -107,7 +107,7 @@ impl<O: Ownership> Ownership for PlantedOwnership<O> {
     }
 }
 
-/// Tells the epoch of a device.
+/// The epoch of a device's row, where there is one.
 pub type Epochs = Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>;
 
 /// Commands that may be sent, or ended, wrongly.

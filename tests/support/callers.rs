@@ -51,7 +51,7 @@ pub async fn http(
     timeout(ANSWER, asked).await.ok().flatten().unwrap_or((0, Value::Null))
 }
 
-/// Device, key, id, time to live in milliseconds.
+/// What was asked for: device, key, id where there was one, time to live in milliseconds.
 type Known = (String, String, Option<String>, u64);
 
 /// Who has tokens and a memory of what was asked for.
@@ -98,7 +98,7 @@ impl Caller {
         self.tokens.iter().find(|(of, _)| of == tenant).map_or("", |(_, token)| token)
     }
 
-    fn any_known(&self) -> Option<(String, String, Option<String>, u64)> {
+    fn any_known(&self) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         // Something recent.
         let from = known.len().saturating_sub(20);
@@ -200,7 +200,7 @@ impl Caller {
             for (device, id) in left {
                 let tenant = device.split('/').next().unwrap_or_default().to_owned();
                 match self.read_as(&tenant, &device, &id, false).await {
-                    Some((200, state)) if super::checker::commands::is_terminal(&state) => ended.push(id),
+                    Some((200, state)) if super::checker::is_terminal(&state) => ended.push(id),
                     Some((404, _)) => {}
                     _ => still.push((device, id)),
                 }

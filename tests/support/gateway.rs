@@ -182,6 +182,11 @@ impl Gateway {
         format!("gw-{}", self.public)
     }
 
+    /// Its process and that of the Redis that was started for it.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        [Some(self.process.pid()), self.own_redis.as_ref().map(Redis::pid)].into_iter().flatten()
+    }
+
     /// The Redis that was started for it.
     pub fn redis(&mut self) -> &mut Redis {
         self.own_redis.as_mut().expect("a Redis of its own")

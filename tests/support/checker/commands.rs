@@ -305,10 +305,12 @@ fn in_the_order_of_the_queue(findings: &mut Findings<'_>) {
     }
 }
 
+/// A device, an application, and its key for a command.
+type Key<'a> = (&'a str, &'a str, &'a str);
+
 /// C8: one id for a key, which is the one that follows from it; one 202; one body.
 fn one_command_for_a_key(findings: &mut Findings<'_>) {
-    type Calls<'a> = Vec<(&'a Entry, &'a Entry)>;
-    let mut keys: BTreeMap<(&str, &str, &str), Calls<'_>> = BTreeMap::new();
+    let mut keys: BTreeMap<Key<'_>, Vec<(&Entry, &Entry)>> = BTreeMap::new();
     for (call, reply) in &findings.index.calls {
         let (Event::Submitted { device, application, key, .. }, Some(reply)) = (&call.event, reply) else { continue };
         if is_taken(reply) {
@@ -340,7 +342,7 @@ fn one_command_for_a_key(findings: &mut Findings<'_>) {
             findings.broken_unless_lost("C8", what, &[two[0].0, two[1].0], span);
         }
     }
-    let mut ids: BTreeMap<(&str, &str, &str), (&str, &Entry)> = BTreeMap::new();
+    let mut ids: BTreeMap<Key<'_>, (&str, &Entry)> = BTreeMap::new();
     for entry in findings.index.entries {
         let Event::Change { device, id, key, requested_by, .. } = &entry.event else { continue };
         let (known, first) = *ids.entry((device, requested_by, key)).or_insert((id, entry));
