@@ -211,7 +211,7 @@ impl Cluster {
             let ended = |id: &String| {
                 records.iter().any(|record| {
                     let event = record.json();
-                    event["id"] == *id && event["state"].as_str().is_some_and(checker::commands::is_terminal)
+                    event["id"] == *id && event["state"].as_str().is_some_and(checker::is_terminal)
                 })
             };
             let all = ids.iter().all(ended);
