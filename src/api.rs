@@ -1,9 +1,11 @@
-//! HTTP: the handshakes of devices and applications on the public port, health and metrics on the internal one.
+//! HTTP: the handshakes of devices and applications and the API on the public port, health and metrics on the internal one.
 
 mod admit;
 mod health;
+mod orders;
 mod origin;
 mod refusal;
+mod rest;
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -25,10 +27,14 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 
 pub use health::{Health, internal};
+pub use orders::bring;
 pub use origin::Hops;
+pub use rest::{MAX_DEVICES, MAX_TRACE_S, paths};
 
 use crate::connection::{self, Entry, Farewell, Node};
 use crate::id::DeviceKey;
+use crate::revocations::RevocationWriter;
+use crate::router;
 use crate::socket::head::Replay;
 use crate::socket::listener::{Incoming, Stream};
 use crate::socket::upgrade::Problem;
@@ -37,6 +43,10 @@ use crate::socket::upgrade::Problem;
 pub struct Gate {
     /// The node behind it.
     pub node: Arc<Node>,
+    /// What brings commands to their devices; nothing where none can come.
+    pub router: Option<Arc<router::Router>>,
+    /// What adds revocations; nothing where there are none.
+    pub revocations: Option<RevocationWriter>,
     /// Who a device without a token is, where it comes from this machine; only for development.
     pub anonymous: Option<DeviceKey>,
     /// Whether `?access_token=` is looked at.
@@ -49,6 +59,10 @@ pub struct Gate {
     pub hops: Hops,
     /// What a browser is shown at `/`; only for development.
     pub console: Option<&'static str>,
+    /// Whether the API has a port of its own, and is not on the public one.
+    pub api_elsewhere: bool,
+    /// Places for requests of the API.
+    api: rest::Places,
     /// Places for refusals that wait out their delay.
     delays: Semaphore,
 }
@@ -57,8 +71,13 @@ impl Gate {
     /// The gate of a node that lets nobody in without a token, from wherever.
     pub fn new(node: Arc<Node>) -> Self {
         let delays = Semaphore::new(node.limits.max_delayed_refusals);
+        let api = rest::Places::new(&node.limits);
         Self {
             node,
+            api_elsewhere: false,
+            api,
+            router: None,
+            revocations: None,
             anonymous: None,
             query_token: false,
             allowed_origins: Vec::new(),
@@ -69,6 +88,8 @@ impl Gate {
         }
     }
 }
+
+const NOTHING: &str = "there is nothing here: devices use /v1/device, applications /v1/app and the API below /v1/";
 
 /// What a handler agreed to do with the connection once its answer is out.
 enum Agreement {
@@ -83,13 +104,18 @@ type Agreed = Arc<Mutex<Option<(OnUpgrade, Agreement)>>>;
 
 /// The routes of the public port.
 pub fn public(gate: Arc<Gate>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", any(admit::root))
         .route("/v1/device", any(admit::device))
         .route("/v1/app", any(admit::app))
-        .route("/socket.io/", any(async || lost("plain WebSocket here, not Socket.IO: devices use /v1/device")))
-        .fallback(async || lost("there is nothing here: devices use /v1/device, applications /v1/app"))
-        .with_state(gate)
+        .route("/socket.io/", any(async || lost("plain WebSocket here, not Socket.IO: devices use /v1/device")));
+    let routes = if gate.api_elsewhere { routes } else { routes.merge(rest::routes(&gate)) };
+    routes.fallback(async || lost(NOTHING)).with_state(gate)
+}
+
+/// The routes of the API's own port.
+pub fn alone(gate: Arc<Gate>) -> Router {
+    rest::routes(&gate).fallback(async || lost("there is only the API here, below /v1/")).with_state(gate)
 }
 
 fn lost(detail: &'static str) -> Response {
@@ -101,7 +127,9 @@ fn lost(detail: &'static str) -> Response {
 pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
     let Incoming { stream, peer, at, slot } = incoming;
     let agreed = Agreed::default();
-    if let Err(error) = request(stream, peer.ip(), routes, &gate, &agreed).await {
+    let handshake: rest::Handshake = Arc::new(Mutex::new(Some(slot)));
+    let called = Called { peer: peer.ip(), agreed: Some(Arc::clone(&agreed)), handshake: Some(Arc::clone(&handshake)) };
+    if let Err(error) = requests(stream, called, routes, &gate).await {
         tracing::debug!(%error, %peer, "a request ended early");
         return;
     }
@@ -111,7 +139,7 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
     let Ok(parts) = upgraded.downcast::<TokioIo<Replay<Stream>>>() else { return };
     let (stream, unread) = parts.io.into_inner().into_parts();
     gate.node.metrics.handshake_duration.observe(at.elapsed().as_secs_f64());
-    drop(slot);
+    drop(handshake.lock().unwrap_or_else(PoisonError::into_inner).take());
     match agreement {
         Agreement::Serve(mut entry) => {
             entry.early = [&parts.read_buf, &unread[..]].concat();
@@ -122,19 +150,36 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
     }
 }
 
-async fn request(
-    stream: Replay<Stream>,
+/// Serves the requests of one connection to the API's own port, one after another. Where as many are open as may be it
+/// is closed again.
+pub async fn serve_alone(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
+    let Incoming { stream, peer, slot, .. } = incoming;
+    let Ok(_place) = gate.api.connections.try_acquire() else { return };
+    drop(slot);
+    let called = Called { peer: peer.ip(), agreed: None, handshake: None };
+    if let Err(error) = requests(stream, called, routes, &gate).await {
+        tracing::debug!(%error, %peer, "a connection to the API ended early");
+    }
+}
+
+/// What a request brings along from its connection.
+struct Called {
     peer: IpAddr,
-    routes: Router,
-    gate: &Gate,
-    agreed: &Agreed,
-) -> Result<(), hyper::Error> {
+    /// Where it may become something else than HTTP: then it is the only one.
+    agreed: Option<Agreed>,
+    handshake: Option<rest::Handshake>,
+}
+
+async fn requests(stream: Replay<Stream>, called: Called, routes: Router, gate: &Gate) -> Result<(), hyper::Error> {
     let limits = &gate.node.limits;
+    let is_only = called.agreed.is_some();
     let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Arc::clone(agreed));
-        request.extensions_mut().insert(peer);
+        let extensions = request.extensions_mut();
+        extensions.insert(called.peer);
+        called.agreed.iter().for_each(|agreed| drop(extensions.insert(Arc::clone(agreed))));
+        called.handshake.iter().for_each(|handshake| drop(extensions.insert(Arc::clone(handshake))));
         let answer = routes.clone().call(request.map(Body::new));
-        async move { answer.await.map(last) }
+        async move { answer.await.map(|answer| if is_only { last(answer) } else { answer }) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

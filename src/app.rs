@@ -1,6 +1,12 @@
 //! The composition roots' common ground: who accepts, who keeps house, and how a node leaves.
 
+#[cfg(feature = "kafka")]
+mod consumers;
+#[cfg(feature = "kafka")]
+mod drain;
 pub(crate) mod keepers;
+#[cfg(feature = "kafka")]
+mod peers;
 #[cfg(feature = "kafka")]
 mod serve;
 
@@ -42,8 +48,21 @@ pub(crate) fn raise_open_files(max_connections: usize) {
 
 /// Accepts on the public port until it is aborted. `also` is served there too.
 pub(crate) async fn accept(port: TcpListener, doors: ListenerSettings, gate: Arc<Gate>, also: Router) {
+    if let Some(router) = &gate.router
+        && let Some(orders) = gate.node.apps.orders()
+    {
+        tokio::spawn(api::bring(Arc::clone(router), orders));
+    }
     let routes = api::public(Arc::clone(&gate)).merge(also);
     let handler = move |incoming| api::serve(incoming, routes.clone(), Arc::clone(&gate));
+    listener::serve(port, Arc::new(doors), handler).await;
+}
+
+/// Accepts on the API's own port until it is aborted.
+#[cfg(feature = "kafka")]
+async fn accept_api(port: TcpListener, doors: ListenerSettings, gate: Arc<Gate>) {
+    let routes = api::alone(Arc::clone(&gate));
+    let handler = move |incoming| api::serve_alone(incoming, routes.clone(), Arc::clone(&gate));
     listener::serve(port, Arc::new(doors), handler).await;
 }
 

@@ -13,7 +13,7 @@ mod keys;
 pub mod signing;
 mod why;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::watch;
@@ -39,12 +39,24 @@ pub struct Verified {
     pub key: KeyRef,
 }
 
+/// What was taken back although it would be good by itself: asked for each token, whether it was verified before or not.
+pub trait Revoker: Send + Sync + 'static {
+    /// Whether this token still counts.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] with [`Why::Revoked`], or [`AuthError::Blocked`].
+    fn judge(&self, verified: &Verified) -> Result<(), AuthError>;
+}
+
 /// Why a token was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// 401. What exactly failed is ours to know; the text is the same for all.
     #[error("the token was not accepted")]
     Unauthorized(Why),
+    /// 403. The token is good, and its device is blocked.
+    #[error("this device is blocked")]
+    Blocked,
     /// 503 with `Retry-After`: the key that would decide cannot be had now.
     #[error("the issuer's keys cannot be read now: try again in {retry_after_s} s")]
     KeysUnavailable {
@@ -58,6 +70,7 @@ impl AuthError {
     pub const fn metric_label(&self) -> &'static str {
         match self {
             Self::Unauthorized(why) => why.label(),
+            Self::Blocked => "blocked",
             Self::KeysUnavailable { .. } => "keys_unavailable",
         }
     }
@@ -81,6 +94,7 @@ pub struct Authenticator {
     token_bytes: usize,
     cache: Cache,
     revocations: watch::Sender<u64>,
+    revoker: OnceLock<Arc<dyn Revoker>>,
 }
 
 impl Authenticator {
@@ -96,15 +110,27 @@ impl Authenticator {
             .into_iter()
             .map(|issuer| Issuer::new(issuer, revocations.clone()).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self { config, issuers, token_bytes, cache: Cache::new(cache), revocations })
+        let revoker = OnceLock::new();
+        Ok(Self { config, issuers, token_bytes, cache: Cache::new(cache), revocations, revoker })
+    }
+
+    /// Has this one asked for every token that is good by itself. The first who is given stays.
+    pub fn obey(&self, revoker: Arc<dyn Revoker>) {
+        let _ = self.revoker.set(revoker);
     }
 
     /// Verifies a token at a time given in Unix milliseconds. May wait up to 5 s for an issuer's keys.
     ///
     /// # Errors
-    /// [`AuthError::Unauthorized`] for a token that is not good, [`AuthError::KeysUnavailable`] for one that cannot be
-    /// judged because its issuer's keys cannot be read.
+    /// [`AuthError::Unauthorized`] for a token that is not good, [`AuthError::Blocked`] for a good one of a blocked
+    /// device, [`AuthError::KeysUnavailable`] for one that cannot be judged because its issuer's keys cannot be read.
     pub async fn verify(&self, token: &str, now_unix_ms: i64) -> Result<Verified, AuthError> {
+        let verified = self.verify_by_itself(token, now_unix_ms).await?;
+        self.revoker.get().map_or(Ok(()), |revoker| revoker.judge(&verified))?;
+        Ok(verified)
+    }
+
+    async fn verify_by_itself(&self, token: &str, now_unix_ms: i64) -> Result<Verified, AuthError> {
         if token.len() > self.token_bytes {
             return Err(Why::TooLong.into());
         }
@@ -132,7 +158,7 @@ impl Authenticator {
             identity: judged.identity,
             expires_at_ms: judged.expires_at_ms,
             issued_at_ms: judged.issued_at_ms,
-            key,
+            key: key.issued_at(judged.issued_at_ms),
         };
         self.cache.put(fingerprint, verified.clone());
         Ok(verified)

@@ -1,11 +1,14 @@
 //! The command line: its flags, which scripts and charts hold on to, and what each command calls.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong flags, 69 a service cannot be reached, 78 the configuration is wrong.
+//! Exit codes: 0 done, 1 failed, 2 wrong flags, 3 not ended in time (`send`), 69 a service cannot be reached, 78 the
+//! configuration is wrong.
 
 #![allow(clippy::print_stderr, reason = "the command line is where output belongs")]
 
+mod http;
 #[cfg(feature = "kafka")]
 mod node;
+mod send;
 mod smoke;
 
 use std::io::Write as _;
@@ -44,7 +47,9 @@ enum Command {
     /// Make keys that sign tokens.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Try a live node: connect, publish, wait for the ack.
+    /// Have a device do something, and print what became of it.
+    Send(send::SendArgs),
+    /// Try a live node: connect, publish, wait for the ack, send a command and answer it.
     Smoke(smoke::SmokeArgs),
 }
 
@@ -97,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Node(command) => node::run(command),
         Command::Token(args) => finish(token(args)),
         Command::Keys(KeysCommand::New { dir, alg }) => finish(new_keys(&dir, alg)),
+        Command::Send(args) => send::run(&args),
         Command::Smoke(args) => smoke::run(&args),
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
 //! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
-//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The section `peer` and the keys of traces come with what
-//! they are for and are not known before.
+//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The keys of traces come with what they are for and are not
+//! known before.
 
 mod describe;
 mod sources;
@@ -20,6 +20,7 @@ use crate::auth::AuthConfig;
 use crate::eventlog::kafka::KafkaConfig;
 use crate::id::NodeName;
 use crate::limits::Limits;
+use crate::peer::PeerConfig;
 use crate::store::RedisConfig;
 
 /// Everything a node can be told.
@@ -34,6 +35,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Health and metrics, for the platform only.
     pub internal: InternalConfig,
+    /// How the nodes of a cluster reach each other.
+    pub peer: PeerConfig,
     /// Whose tokens are accepted. Several issuers are listed as `[[auth.issuers]]`.
     pub auth: AuthConfig,
     /// Where updates are stored.
@@ -66,16 +69,18 @@ impl Default for NodeConfig {
 }
 
 impl NodeConfig {
-    /// The configured name, else the host's, else `tidegate`.
+    /// The configured name, else the host's.
     pub fn effective_name(&self) -> String {
-        if !self.name.is_empty() {
-            return self.name.clone();
-        }
-        let from_env = std::env::var("HOSTNAME").ok();
-        let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let name = from_env.filter(|name| !name.is_empty()).or_else(from_kernel);
-        name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "tidegate".into())
+        if self.name.is_empty() { host_name() } else { self.name.clone() }
     }
+}
+
+/// The host's name, else `tidegate`.
+pub fn host_name() -> String {
+    let from_env = std::env::var("HOSTNAME").ok();
+    let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = from_env.filter(|name| !name.is_empty()).or_else(from_kernel);
+    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "tidegate".into())
 }
 
 /// The section `public`.
@@ -151,13 +156,16 @@ pub struct DrainConfig {
     pub propagation_s: u64,
     /// Connections told to leave per second; more where the budget would not do.
     pub rate_per_s: u32,
-    /// How long the whole drain may take, in seconds.
+    /// How long the drain may take after that, in seconds. Each connection has 30 s of it to connect elsewhere, less where it
+    /// is below 75.
     pub budget_s: u64,
+    /// How long a node keeps its devices that lacks Kafka while another node has it, in seconds; then it sends them there.
+    pub cut_off_s: u64,
 }
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        Self { propagation_s: 10, rate_per_s: 200, budget_s: 240 }
+        Self { propagation_s: 10, rate_per_s: 200, budget_s: 240, cut_off_s: 60 }
     }
 }
 
@@ -283,6 +291,8 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
             add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
         }
+        problems.extend(self.peer.mistakes());
+        problems.extend(peer_files(&self.peer));
         problems.extend(self.kafka.mistakes());
         problems.extend(kafka_files(&self.kafka));
         problems.extend(self.redis.mistakes());
@@ -305,6 +315,13 @@ impl Config {
         let files = own.into_iter().chain(listed).filter(|(_, jwks)| is_file(jwks.trim_start()));
         files.filter_map(|(key, jwks)| Some((key.to_owned(), unreadable(Path::new(jwks))?))).collect()
     }
+}
+
+/// Certificates and keys for peers that cannot be read.
+fn peer_files(peer: &PeerConfig) -> Vec<(String, String)> {
+    let files = [("tls_cert", &peer.tls_cert), ("tls_key", &peer.tls_key), ("tls_ca", &peer.tls_ca)];
+    let given = files.into_iter().filter(|(_, path)| !path.as_os_str().is_empty());
+    given.filter_map(|(key, path)| Some((format!("peer.{key}"), unreadable(path)?))).collect()
 }
 
 /// Certificates and keys that cannot be read.

@@ -3,11 +3,15 @@
 //! The future is polled by hand so that nothing is held across a wait but what the connection is: bytes are read into
 //! and written from buffers of the thread, and a heap buffer exists only for what could not be finished.
 
+mod apps;
 mod berth;
+mod departure;
 mod farewell;
 mod intake;
+mod orders;
 mod outgoing;
 mod pump;
+mod traces;
 mod transport;
 mod witness;
 
@@ -16,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::auth::{Authenticator, KeyRef};
+use crate::auth::{AppIdentity, Authenticator, KeyRef};
+use crate::courier::Courier;
 use crate::eventlog::{Flow, SharedLog};
 use crate::id::{Boot, DeviceKey};
 use crate::limits::Limits;
@@ -24,12 +29,16 @@ use crate::mailbox::Signal;
 use crate::protocol::Encoding;
 use crate::receipts::Receipts;
 use crate::registrar::{Registrar, Tenure};
+use crate::revocations::{ApplyError, Change, Revocations};
 use crate::roster::Roster;
 use crate::session::Now;
 use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
+pub use apps::{AppOrder, Apps};
+pub use departure::Departure;
 pub use farewell::{Farewell, turn_away};
+pub use traces::Traces;
 pub use transport::Transport;
 pub use witness::End;
 
@@ -38,6 +47,8 @@ pub const TICK_MS: u64 = 500;
 /// How long after [`Node::stop`] a connection waits for what it has outstanding, in milliseconds; then it closes without
 /// those acks, and the device has the updates still.
 pub const STOP_WITHIN_MS: u64 = 10_000;
+/// The same while the log stores nothing at all: the acks will hardly come.
+pub const STOP_STALLED_MS: u64 = 1_000;
 
 /// What every connection of a node shares.
 pub struct Node {
@@ -51,16 +62,26 @@ pub struct Node {
     pub receipts: Arc<Receipts>,
     /// Who may.
     pub auth: Option<Arc<Authenticator>>,
+    /// Who may no longer.
+    pub revocations: Arc<Revocations>,
     /// What people see.
     pub metrics: Metrics,
     /// What claims devices; nothing where the node is alone and nobody asks.
     pub registrar: Option<Arc<Registrar>>,
+    /// What brings commands; nothing where none can come.
+    pub courier: Option<Arc<Courier>>,
+    /// The applications that are connected by sockets, and their commands.
+    pub apps: Apps,
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
+    /// Whose messages are in the log for a while.
+    pub traces: Traces,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
+    stalled: AtomicBool,
     stopping: AtomicBool,
+    departure: departure::Board,
     lines: witness::Lines,
 }
 
@@ -73,19 +94,29 @@ impl Node {
         auth: Option<Arc<Authenticator>>,
         metrics: Metrics,
     ) -> Self {
+        let revocations = Arc::new(Revocations::default());
+        if let Some(auth) = &auth {
+            auth.obey(Arc::clone(&revocations) as _);
+        }
         Self {
             limits,
             log,
             roster: Arc::default(),
             receipts,
             auth,
+            revocations,
             metrics,
             registrar: None,
+            courier: None,
+            apps: Apps::default(),
             trust_traceparent: false,
+            traces: Traces::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            departure: departure::Board::default(),
             lines: witness::Lines::default(),
         }
     }
@@ -99,6 +130,11 @@ impl Node {
     /// Whether devices are asked to hold their updates.
     pub fn flow(&self) -> Flow {
         if self.paused.load(Ordering::Relaxed) { Flow::Paused } else { Flow::Open }
+    }
+
+    /// Whether the event log has records and stores none of them.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Whether the node is stopping.
@@ -119,6 +155,7 @@ impl Node {
     pub fn watch_flow(&self) {
         let (used, limit) = (self.receipts.node_budget().used(), self.receipts.node_budget().limit());
         let stalled = self.log.pending().stalled_ms >= self.limits.log_stall_ms;
+        self.stalled.store(stalled, Ordering::Relaxed);
         let was = self.paused.load(Ordering::Relaxed);
         let paused = stalled || used >= limit / if was { 4 } else { 2 };
         if paused != was {
@@ -136,19 +173,38 @@ impl Node {
     pub fn sweep(&self) {
         let tick = (self.started.elapsed().as_millis() as u64 / TICK_MS) as u32;
         self.tick.store(tick, Ordering::Relaxed);
+        if self.revocations.take_tokens_changed() {
+            self.keys_changed();
+        }
         self.receipts.for_each(|mailbox| mailbox.tick(tick));
     }
 
-    /// Tells every connection to look whether its signing key still counts.
+    /// Applies a record of the topic of revocations. A device that it blocks and that is connected is told at once, those
+    /// whose tokens it may have revoked at the next [`Node::sweep`].
+    ///
+    /// # Errors
+    /// [`ApplyError`]: it changed nothing.
+    pub fn revoke(&self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ApplyError> {
+        let change = self.revocations.apply(key, value)?;
+        self.metrics.revocations.set(i64::try_from(self.revocations.len()).unwrap_or(i64::MAX));
+        if let Change::Blocked(device) = change
+            && let Some((mailbox, _)) = self.roster.find(&device)
+        {
+            mailbox.signal(Signal::Keys);
+        }
+        Ok(())
+    }
+
+    /// Tells every connection to look whether it may still be here: its signing key, its token, its device.
     pub fn keys_changed(&self) {
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Keys));
     }
 
     /// When somebody who has to go should come back, in milliseconds from now: drawn anew each time, over a span that
-    /// grows with the number of connections, so that they do not all come back at once.
-    fn retry_after_ms(&self) -> u64 {
-        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000);
-        500 + fastrand::u64(..span_ms)
+    /// grows with the number of connections, so that they do not all come back at once, and ends at `within_ms`.
+    fn retry_after_ms(&self, within_ms: u64) -> u64 {
+        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000).min(within_ms.saturating_sub(500));
+        500 + fastrand::u64(..=span_ms)
     }
 }
 
@@ -159,6 +215,8 @@ pub struct Entry {
     pub kind: PeerKind,
     /// Who.
     pub key: DeviceKey,
+    /// What an application may; nothing of a device.
+    pub app: Option<Box<AppIdentity>>,
     /// Its boot, where it gave one; not looked at where there is a tenure, which has it.
     pub boot: Option<Boot>,
     /// What was claimed for a device.
@@ -169,6 +227,8 @@ pub struct Entry {
     pub deflate: Option<Negotiated>,
     /// How often it is pinged.
     pub heartbeat_s: u64,
+    /// The largest message it can take, where it said so.
+    pub max_bytes: Option<usize>,
     /// When its token expires, Unix milliseconds.
     pub token_expires_ms: Option<i64>,
     /// The key that signed its token.

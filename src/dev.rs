@@ -1,29 +1,28 @@
 //! `tidegate dev`: the whole system in one process with nothing else installed.
 
+mod cluster;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use futures_util::future::join_all;
 
-use crate::api::{self, Gate, Health};
-use crate::app::{self, Signals, keepers};
+use crate::app::{self, Signals};
 use crate::auth::signing::{SigningKey, TokenRequest};
 use crate::auth::{AuthConfig, Authenticator, TokenAlgorithm};
-use crate::connection::Node;
 use crate::eventlog::SharedLog;
 use crate::eventlog::memory::{MemoryLimits, MemoryLog};
-use crate::id::{DeviceKey, NodeName};
 use crate::limits::Limits;
-use crate::ownership::NodeLife;
-use crate::ownership::memory::{Clock, MemoryOwnership};
 use crate::receipts::Receipts;
-use crate::registrar::Registrar;
 use crate::socket::client::Client;
-use crate::socket::listener::{self, ListenerSettings};
 use crate::telemetry::metrics::Metrics;
+use cluster::{Cluster, Member};
 
+/// Most nodes in one process.
+const MAX_NODES: usize = 16;
 const TENANT: &str = "dev";
 const DEVICE: &str = "sensor-001";
 /// What a browser sees: a device to try.
@@ -42,7 +41,7 @@ pub struct DevOptions {
     /// Simulated devices.
     #[arg(long, default_value_t = 3)]
     pub devices: usize,
-    /// Nodes in the process.
+    /// Nodes in the process, each on a port of its own: the next free ones behind the first.
     #[arg(long, default_value_t = 1)]
     pub nodes: usize,
     /// Make the first line of output one JSON object with the addresses and tokens.
@@ -89,55 +88,26 @@ pub fn run(options: DevOptions) -> ExitCode {
 
 async fn development(options: DevOptions) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    if options.nodes != 1 {
-        return Err("--nodes above 1 comes with the cluster".into());
+    if !(1..=MAX_NODES).contains(&options.nodes) {
+        return Err(format!("--nodes is 1 to {MAX_NODES}").into());
     }
     let limits = Limits::default();
     app::raise_open_files(limits.max_connections);
-    let receipts = Arc::new(Receipts::new(&limits));
-    let metrics = Metrics::new()?;
-    let log = event_log(&options, &limits, &receipts, &metrics).await?;
     let key = SigningKey::generate(TokenAlgorithm::ES256)?;
     let auth = AuthConfig { jwks: key.jwks(), max_lifetime_h: 24 * 8, ..AuthConfig::default() };
     let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache)?);
     auth.refresh_now().await;
-    let mut node = Node::new(limits, Arc::clone(&log), receipts, Some(auth), metrics);
-    let life = NodeLife::begin(NodeName::new("dev")?);
-    let registrar = Arc::new(Registrar::new(Arc::new(MemoryOwnership::new(clock(), Arc::new(|_| false))), life));
-    node.registrar = Some(Arc::clone(&registrar));
-    let (keeper, node) = (keepers::keeper(&node, &registrar), Arc::new(node));
-    keeper.begin().await?;
-    let health = Arc::new(Health::default());
-    keepers::spawn(&node, &health, &keeper);
-    let mut gate = Gate::new(Arc::clone(&node));
-    gate.anonymous = if options.lan { None } else { Some(DeviceKey::new(TENANT, DEVICE)?) };
-    gate.query_token = true;
-    gate.console = Some(CONSOLE);
-    let listen = if options.lan { SocketAddr::from(([0, 0, 0, 0], options.listen.port())) } else { options.listen };
-    let port = listener::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-    let address = port.local_addr()?;
-    announce(&options, address, &key, node.now().unix_ms.unsigned_abs() / 1_000)?;
-    for number in 1..=options.devices {
-        let token = token(&key, &format!("simulated-{number:03}"), &["device"], node.now().unix_ms as u64 / 1_000)?;
+    let members = Cluster::new(&options, limits, auth).start().await?;
+    let addresses: Vec<SocketAddr> = members.iter().map(|member| member.address).collect();
+    let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    announce(&options, &addresses, &key, now_unix_s)?;
+    for (number, address) in (1..=options.devices).zip(addresses.iter().cycle()) {
+        let token = token(&key, &format!("simulated-{number:03}"), &["device"], now_unix_s)?;
         tokio::spawn(simulate(format!("ws://127.0.0.1:{}/v1/device", address.port()), token));
     }
-    let doors = ListenerSettings::new(node.limits.clone(), node.metrics.clone(), None, false);
-    let internal = api::internal(Arc::clone(&node), health);
-    let accepting = tokio::spawn(app::accept(port, doors, Arc::new(gate), internal));
     signals.leave().await;
-    app::wait_for_connections(&node, tokio::time::Instant::now() + Duration::from_secs(5)).await;
-    accepting.abort();
-    keeper.finish(tokio::time::Instant::now() + Duration::from_secs(1)).await;
-    let _left = log.close(Duration::from_secs(5)).await;
+    join_all(members.into_iter().map(Member::leave)).await;
     Ok(())
-}
-
-/// The time of the directory in memory.
-fn clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-    })
 }
 
 #[cfg_attr(not(feature = "kafka"), expect(unused_variables, reason = "only a real Kafka asks for more"))]
@@ -173,21 +143,26 @@ fn token(key: &SigningKey, sub: &str, scopes: &[&str], now_unix_s: u64) -> Resul
 }
 
 #[expect(clippy::print_stdout, reason = "the command's own output")]
-fn announce(options: &DevOptions, address: SocketAddr, key: &SigningKey, now_unix_s: u64) -> Result<(), Failure> {
+fn announce(options: &DevOptions, addresses: &[SocketAddr], key: &SigningKey, now_unix_s: u64) -> Result<(), Failure> {
     let device_token = token(key, DEVICE, &["device"], now_unix_s)?;
     let app_token = token(key, "dev-app", &["telemetry:read", "commands:write", "admin"], now_unix_s)?;
+    let Some(address) = addresses.first().copied() else { return Ok(()) };
     let url = format!("ws://{address}/v1/device");
     if options.json {
         let line = serde_json::json!({
             "device_url": url, "app_url": format!("ws://{address}/v1/app"), "api_url": format!("http://{address}"),
             "console_url": console(address, &device_token), "metrics_url": format!("http://{address}/metrics"),
             "device_id": DEVICE, "device_token": device_token, "app_token": app_token,
+            "nodes": addresses.iter().map(|address| urls(*address)).collect::<Vec<_>>(),
         });
         println!("{line}");
         return Ok(());
     }
     println!("Tidegate is ready: devices connect to {url}");
     println!("in a browser: {}\nmetrics: http://{address}/metrics", console(address, &device_token));
+    for other in addresses.iter().skip(1) {
+        println!("another node, for the same devices: ws://{other}/v1/device, http://{other}/metrics");
+    }
     println!("device token ({DEVICE}): {device_token}\napp token (ws://{address}/v1/app): {app_token}\n\ntry it:");
     println!("  websocat -H 'Authorization: Bearer {device_token}' {url}");
     println!("  then type: {{\"type\":\"update\",\"name\":\"temperature\",\"value\":23.5,\"seq\":1}}");
@@ -195,6 +170,14 @@ fn announce(options: &DevOptions, address: SocketAddr, key: &SigningKey, now_uni
         "  python docs/examples/python/level0.py ws://{address}\n  node docs/examples/node/level0.js ws://{address}"
     );
     Ok(())
+}
+
+/// Where one node is.
+fn urls(address: SocketAddr) -> serde_json::Value {
+    serde_json::json!({
+        "device_url": format!("ws://{address}/v1/device"), "app_url": format!("ws://{address}/v1/app"),
+        "api_url": format!("http://{address}"), "metrics_url": format!("http://{address}/metrics"),
+    })
 }
 
 /// The page of a device to try, filled in.

@@ -3,6 +3,7 @@
 mod encode;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod ledger;
 pub mod memory;
 mod publish;
 pub mod record;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ledger::{Content, Entry, Fetched, Handler, Ledger, WriteError};
 pub use record::{Kind, Record, Topic};
 
 /// Names one appended record to whoever waits for it: 64 bits that the log carries and never reads.

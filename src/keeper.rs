@@ -2,9 +2,8 @@
 //! while Redis was away, the devices of nodes that died, and the events that tell who is online.
 
 mod anew;
-mod publish;
+pub(crate) mod publish;
 mod release;
-mod rendezvous;
 mod settle;
 mod sweep;
 
@@ -16,8 +15,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::courier::Courier;
 use crate::eventlog::SharedLog;
-use crate::id::NodeName;
+use crate::id::{DeviceKey, NodeName};
+use crate::mailbox::Mailbox;
 use crate::ownership::{
     LAPSED_MS, LEASE_MS, Lease, NodeLife, NodeState, OwnershipError, Profile, RENEW_EVERY_MS, View,
 };
@@ -29,6 +30,9 @@ use sweep::Sweeps;
 
 /// A renewal that failed is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long it has to be so that this node lacks Kafka and another has it before anything follows. Where all lose it they
+/// find out one after the other, within a probe (5 s) and a renewal; and who died with it is believed to the end of its lease.
+const CUT_OFF_AFTER: Duration = Duration::from_millis(LEASE_MS + RENEW_EVERY_MS);
 /// How often a leaving node looks whether everything is told.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -42,6 +46,8 @@ pub struct Parts {
     pub log: SharedLog,
     /// Who waits for what.
     pub receipts: Arc<Receipts>,
+    /// What brings commands; nothing where none can come.
+    pub courier: Option<Arc<Courier>>,
     /// What people see.
     pub metrics: Metrics,
     /// Where peers reach this node, `host:port`.
@@ -60,7 +66,11 @@ pub struct Keeper {
     /// The dead whose devices this node settles.
     settling: Mutex<HashSet<NodeLife>>,
     sweeps: Sweeps,
+    /// Since when this node lacks Kafka and another has it.
+    lacking: Mutex<Option<Instant>>,
     is_cut_off: AtomicBool,
+    /// What the others were told last.
+    told_kafka: AtomicBool,
     /// Renew at once.
     hurry: Notify,
 }
@@ -76,7 +86,9 @@ impl Keeper {
             identities: Mutex::default(),
             settling: Mutex::default(),
             sweeps: Sweeps::default(),
+            lacking: Mutex::default(),
             is_cut_off: AtomicBool::new(false),
+            told_kafka: AtomicBool::new(false),
             hurry: Notify::new(),
         })
     }
@@ -105,9 +117,33 @@ impl Keeper {
         }
     }
 
-    /// Whether this node lacks Kafka while a live peer reports having it.
+    /// Whether this node lacks Kafka while a live peer reports having it, and has for a while.
     pub fn is_cut_off(&self) -> bool {
-        self.is_cut_off.load(Ordering::Relaxed)
+        let cut_off = lock(&self.lacking).is_some_and(|since| since.elapsed() >= CUT_OFF_AFTER);
+        if self.is_cut_off.swap(cut_off, Ordering::Relaxed) != cut_off {
+            if cut_off {
+                tracing::warn!("this node cannot reach Kafka and others can: it is unready");
+            } else {
+                tracing::info!("this node is not the only one any more that lacks Kafka, or has it again");
+            }
+        }
+        cut_off
+    }
+
+    /// Has the others told at once where this node lost or found Kafka. To be called all the time.
+    pub fn tell_kafka(&self) {
+        if self.told_kafka.load(Ordering::Relaxed) != self.sees_kafka() {
+            self.hurry.notify_one();
+        }
+    }
+
+    fn sees_kafka(&self) -> bool {
+        self.parts.metrics.probe_state(ProbePath::Kafka).0
+    }
+
+    /// Compares everything that is held here with the directory, soon: a peer could not tell what it had to.
+    pub fn sweep_all(&self) {
+        self.sweeps.add(None);
     }
 
     /// Waits until every release is made and all presence published, or until `end`.
@@ -132,12 +168,14 @@ impl Keeper {
     }
 
     fn profile(&self) -> Profile {
+        let sees_kafka = self.sees_kafka();
+        self.told_kafka.store(sees_kafka, Ordering::Relaxed);
         Profile {
             life: (*self.parts.registrar.life()).clone(),
             address: self.parts.address.clone(),
             state: *lock(&self.state),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sees_kafka: self.parts.metrics.probe_state(ProbePath::Kafka).0,
+            sees_kafka,
         }
     }
 
@@ -186,17 +224,22 @@ impl Keeper {
         renewed.map(|_| ())
     }
 
+    /// Commands wait for a device that was just entered.
+    fn ring(&self, device: &DeviceKey, mailbox: &Arc<Mailbox>) {
+        if let Some(courier) = &self.parts.courier {
+            courier.ring(device, mailbox);
+        }
+    }
+
     fn look_around(self: &Arc<Self>, view: &View, me: &Profile) {
         let others = view.live.iter().filter(|member| member.profile.life != me.life);
-        let somebody_sees = others.into_iter().any(|member| member.profile.sees_kafka);
-        let cut_off = !me.sees_kafka && somebody_sees && me.state != NodeState::Starting;
-        if self.is_cut_off.swap(cut_off, Ordering::Relaxed) != cut_off {
-            if cut_off {
-                tracing::warn!("this node cannot reach Kafka and others can: it is unready");
-            } else {
-                tracing::info!("this node is not the only one any more that lacks Kafka, or has it again");
-            }
-        }
+        // Who leaves takes nobody.
+        let takes = |state| state != NodeState::Draining;
+        let somebody_sees = others.into_iter().any(|member| member.profile.sees_kafka && takes(member.profile.state));
+        let lacks = !me.sees_kafka && somebody_sees && me.state != NodeState::Starting;
+        let mut lacking = lock(&self.lacking);
+        *lacking = if lacks { lacking.or_else(|| Some(Instant::now())) } else { None };
+        drop(lacking);
         self.parts.registrar.evicts().keep(|life| view.member(life).is_some());
         for (_, mailbox) in self.parts.registrar.provisional() {
             mailbox.ask();

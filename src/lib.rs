@@ -18,8 +18,10 @@ pub mod eventlog;
 pub mod mailbox;
 pub mod ownership;
 
+pub mod courier;
 pub mod receipts;
 pub mod registrar;
+pub mod revocations;
 pub mod roster;
 pub mod session;
 pub mod socket;
@@ -28,7 +30,10 @@ pub mod connection;
 pub mod keeper;
 pub mod peer;
 
+pub mod router;
+
 pub mod api;
+pub mod inbox;
 
 pub mod app;
 pub mod cli;

@@ -19,6 +19,9 @@ pub struct Limits {
     /// Refusals (429, 503) that may wait out their jittered delay at once, each in its place among `max_handshakes`;
     /// further ones are answered at once.
     pub max_delayed_refusals: usize,
+    /// Requests of the API at once, most of which may be waiting for a device's answer; one more is answered 503. Where the
+    /// API has a port of its own, also the connections to it.
+    pub max_api_requests: usize,
     /// TLS and the request's head together, from accept to the last header.
     pub handshake_timeout_ms: u64,
     /// A request's head: request line and headers.
@@ -77,6 +80,7 @@ impl Default for Limits {
             max_connections: 50_000,
             max_handshakes: 1_024,
             max_delayed_refusals: 512,
+            max_api_requests: 1_024,
             handshake_timeout_ms: 10_000,
             header_bytes: 16 * KIB,
             header_lines: 100,
@@ -123,6 +127,8 @@ pub struct MemoryBounds {
     pub handshakes: usize,
     /// Refusals that wait out their delay: `max_delayed_refusals` × (head + what TLS and HTTP need).
     pub delayed_refusals: usize,
+    /// Requests of the API: `max_api_requests` × (head + body), and the 32 larger bodies of those for many devices.
+    pub api_requests: usize,
     /// Updates taken and not yet stored: `node_budget_bytes`. The windows of all connections together lie below it,
     /// however many there are, because what is beyond is not read.
     pub taken: usize,
@@ -138,6 +144,7 @@ impl MemoryBounds {
         self.connections
             .saturating_add(self.handshakes)
             .saturating_add(self.delayed_refusals)
+            .saturating_add(self.api_requests)
             .saturating_add(self.taken)
             .saturating_add(self.parked)
             .saturating_add(self.tokens)
@@ -156,6 +163,10 @@ impl Limits {
             connections: self.max_connections.saturating_mul(CONNECTION_AT_REST),
             handshakes: self.max_handshakes.saturating_mul(handshake),
             delayed_refusals: self.max_delayed_refusals.saturating_mul(handshake),
+            api_requests: self
+                .max_api_requests
+                .saturating_mul(self.header_bytes.saturating_add(self.message_bytes))
+                .saturating_add(self.message_bytes.saturating_mul(4 * 32)),
             taken: self.node_budget_bytes,
             parked: self.parked_bytes,
             tokens: self.token_cache.saturating_mul(CACHED_TOKEN),
@@ -229,6 +240,7 @@ impl Limits {
         let sizes = [
             ("max_connections", self.max_connections),
             ("max_handshakes", self.max_handshakes),
+            ("max_api_requests", self.max_api_requests),
             ("header_bytes", self.header_bytes),
             ("header_lines", self.header_lines),
             ("uri_bytes", self.uri_bytes),
@@ -266,8 +278,9 @@ mod tests {
         assert_eq!(memory.delayed_refusals, 512 * 48 * KIB);
         assert_eq!((memory.taken, memory.parked), (128 * MIB, 64 * MIB));
         assert_eq!(memory.tokens, 10_000 * KIB);
-        // 409.6 + 50.3 + 25.2 + 134.2 + 67.1 + 10.2 megabytes: a node of 1 GiB has room for it.
-        assert_eq!(Limits::default().sum_bytes(), 696_664_064);
+        assert_eq!(memory.api_requests, 1_024 * 80 * KIB + 8 * MIB);
+        // 409.6 + 50.3 + 25.2 + 92.3 + 134.2 + 67.1 + 10.2 megabytes: a node of 1 GiB has room for it.
+        assert_eq!(Limits::default().sum_bytes(), 788_938_752);
         assert!(Limits::default().sum_bytes() < 1024 * MIB);
     }
 

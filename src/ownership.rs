@@ -9,7 +9,9 @@ mod directory;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod rendezvous;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -54,6 +56,14 @@ impl NodeLife {
     /// A new life of a node.
     pub fn begin(node: NodeName) -> Self {
         Self { node, incarnation: Incarnation::draw() }
+    }
+}
+
+impl NodeLife {
+    /// Reads one as it is printed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (node, incarnation) = text.split_once(',')?;
+        Some(Self { node: NodeName::new(node).ok()?, incarnation: Incarnation::parse(incarnation)? })
     }
 }
 
@@ -197,6 +207,37 @@ pub struct Last {
     pub acked: Option<u64>,
     /// When, milliseconds since 1970 by the store's clock; nobody sets it.
     pub at_ms: u64,
+    /// Its close code and who ended it.
+    pub end: Option<(u16, Cow<'static, str>)>,
+}
+
+/// What is known of a device whose connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The highest epoch that ended.
+    pub epoch: Epoch,
+    /// The last close, where a node told it: not where a node died.
+    pub last: Option<Last>,
+}
+
+/// Part of a node's list of devices, in the order of their names (`<tenant>/<device>`).
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch<'a> {
+    /// Only names above this.
+    pub above: &'a str,
+    /// Only names below this.
+    pub below: &'a str,
+    /// So many at most; 0: only how many there are in all.
+    pub limit: u32,
+}
+
+/// The answer to a [`Stretch`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// The devices; of some the row is not, or no longer, that node's.
+    pub devices: Vec<DeviceKey>,
+    /// Devices in the whole list.
+    pub all: u64,
 }
 
 /// A connection that asks for its device.
@@ -360,6 +401,12 @@ pub trait Ownership: Send + Sync + 'static {
 
     /// The row as it stands, whoever is alive.
     fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>>;
+
+    /// What the device's last connections left behind; nothing where it was not here for a week, or never.
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>>;
+
+    /// Devices by the list of the node's life that holds them: for people who look. A row decides.
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed>;
 
     /// Writes a row that may have been lost.
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted>;

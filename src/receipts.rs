@@ -215,6 +215,22 @@ impl Receipts {
         }
     }
 
+    /// Calls `each` for up to `count` connections that live, from place `from` on, and gives the place behind the last of
+    /// them; nothing where no more lie behind. A connection that comes meanwhile may lie before it.
+    pub fn some(&self, from: usize, count: usize, mut each: impl FnMut(&Mailbox)) -> Option<usize> {
+        let slots = lock(&self.slots);
+        let mut left = count;
+        for (place, slot) in slots.slots.iter().enumerate().skip(from) {
+            let Some(occupant) = slot.occupant.as_ref().filter(|occupant| !occupant.left) else { continue };
+            if left == 0 {
+                return Some(place);
+            }
+            left -= 1;
+            each(&occupant.mailbox);
+        }
+        None
+    }
+
     /// Connections that live.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed).saturating_sub(self.clerks.load(Ordering::Relaxed)) as usize
@@ -362,7 +378,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use futures_util::task::noop_waker;
@@ -426,6 +442,25 @@ mod tests {
         let mut reached = 0;
         receipts.for_each(|_| reached += 1);
         assert_eq!(reached, 2 * STRETCH + 2);
+    }
+
+    #[test]
+    fn who_is_reached_a_few_at_a_time_is_reached_once() {
+        let receipts = Arc::new(Receipts::new(&Limits::default()));
+        let mut seats: Vec<_> = (0..10).map(|_| receipts.seat("t", Arc::new(Mailbox::default()))).collect();
+        seats.remove(4);
+        let (mut place, mut reached) = (Some(0), Vec::new());
+        while let Some(from) = place {
+            let mut some = 0;
+            place = receipts.some(from, 4, |mailbox| {
+                mailbox.signal(crate::mailbox::Signal::Leave);
+                some += 1;
+            });
+            reached.push(some);
+        }
+        assert_eq!(reached, [4, 4, 1]);
+        assert!(seats.iter().all(|seat| seat.mailbox().take_signals().has(crate::mailbox::Signal::Leave)));
+        assert_eq!(receipts.some(3, 0, |_| panic!("nobody was to be reached")), Some(3));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod evicts;
 pub mod presence;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -245,7 +246,8 @@ impl Registrar {
             stored: None,
         });
         let fence = if registered { Fence::Epoch(mailbox.epoch()) } else { Fence::Connection(mailbox.session()) };
-        let last = Some(Last { boot: mailbox.boot().clone(), acked: left.acked, at_ms: 0 });
+        let end = Some((left.end.0, Cow::Borrowed(left.end.1)));
+        let last = Some(Last { boot: mailbox.boot().clone(), acked: left.acked, at_ms: 0, end });
         self.release(Release { life, device: left.device.clone(), fence, last, offline });
     }
 
@@ -314,12 +316,13 @@ impl std::fmt::Debug for Tenure {
 
 impl Tenure {
     /// What was claimed, where it was, and the mailbox of its connection, which has to give it back from here on
-    /// ([`Registrar::left`]).
-    pub fn begin(mut self) -> (Arc<Mailbox>, Option<Claimed>) {
+    /// ([`Registrar::left`]). `max_bytes`: the largest message its peer can take.
+    pub fn begin(mut self, max_bytes: Option<usize>) -> (Arc<Mailbox>, Option<Claimed>) {
         self.is_over = true;
         let claimed = self.claimed.take();
         let standing = if claimed.is_some() { Standing::Registered } else { Standing::Provisional };
-        (Arc::new(Mailbox::new(self.session, self.boot.clone(), standing)), claimed)
+        let mailbox = Mailbox::new(self.session, self.boot.clone(), standing).with_max_bytes(max_bytes);
+        (Arc::new(mailbox), claimed)
     }
 }
 

@@ -11,9 +11,10 @@ const TIERS: &[(u8, &[&str])] = &[
     (1, &["telemetry"]),
     (2, &["protocol", "store"]),
     (3, &["auth", "eventlog", "mailbox", "ownership", "commands"]),
-    (4, &["roster", "receipts", "registrar", "session", "socket"]),
+    (4, &["courier", "roster", "receipts", "registrar", "revocations", "session", "socket"]),
     (5, &["connection", "keeper", "peer"]),
-    (7, &["api"]),
+    (6, &["router"]),
+    (7, &["api", "inbox"]),
     // The composition root: these alone know which implementation is used, and one another.
     (8, &["config", "app", "dev", "cli", "main"]),
 ];

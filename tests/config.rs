@@ -33,7 +33,7 @@ fn working(more: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     generate(dir.path(), TokenAlgorithm::ES256).unwrap();
     let text = format!(
-        "public.plaintext = true\nauth.jwks = 'jwks.json'\nkafka.brokers = 'k1:9092'\nredis.urls = ['redis://r1']\n{more}"
+        "public.plaintext = true\npeer.plaintext = true\nauth.jwks = 'jwks.json'\nkafka.brokers = 'k1:9092'\nredis.urls = ['redis://r1']\n{more}"
     );
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
     dir
@@ -55,7 +55,8 @@ fn effective(dir: &Path, env: &[(&str, &str)]) -> toml::Table {
 fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
     let dir = tempfile::tempdir().unwrap();
     let text = "[public]\nlisten = 'localhost'\n\n[kafka]\nborkers = 'k:9092'\nproperties.acks = 1\n\n\
-                [auth]\njwks = 'nowhere.json'\naudience = ''\nleeway_s = 900\n";
+                [auth]\njwks = 'nowhere.json'\naudience = ''\nleeway_s = 900\n\
+                [peer]\nlisten = '7443'\ntls_cert = 'nowhere.pem'\ntls_key = 'tidegate.toml'\n";
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
     let env = [
         ("TIDEGATE_NODE__START_TIMEOUT_S", "soon"),
@@ -72,6 +73,9 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
     let says = [
         "public.listen: `localhost` is no address and port, as 0.0.0.0:8443 is (tidegate.toml:2)",
         "public.tls_cert: is missing: set `public.tls_cert` and `public.tls_key`",
+        "peer.listen: `7443` is no address and port, as 0.0.0.0:7443 is (tidegate.toml:13)",
+        "peer.tls_ca: is missing: certificate, key and authorities go together (not set, so the default counts)",
+        "peer.tls_cert: `nowhere.pem` cannot be read: ",
         "kafka.borkers: is not known; did you mean `kafka.brokers`? (tidegate.toml:5)",
         "kafka.brokers: is empty: name at least one broker, as host:port (not set, so the default counts)",
         "redis.urls: is empty: name at least one, as redis://host:6379 (not set, so the default counts)",
@@ -98,6 +102,18 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", says.len())), "{text}");
         assert_eq!(text.lines().count(), 1 + says.len(), "{text}");
     }
+}
+
+#[test]
+fn certificates_for_peers_that_cannot_be_used_are_a_mistake_before_anything_is_connected() {
+    let dir =
+        working("peer.tls_cert = 'tidegate.toml'\npeer.tls_key = 'tidegate.toml'\npeer.tls_ca = 'tidegate.toml'\n");
+    let text = fs::read_to_string(dir.path().join("tidegate.toml")).unwrap();
+    fs::write(dir.path().join("tidegate.toml"), text.replace("peer.plaintext = true\n", "")).unwrap();
+    assert_eq!(code(&tidegate(dir.path(), &CHECK, &[])), 0, "the files are there");
+    let serve = tidegate(dir.path(), &["serve", "--config", "tidegate.toml"], &[]);
+    assert_eq!(code(&serve), 78, "{}", stderr(&serve));
+    assert!(stderr(&serve).contains("peer.tls_cert: "), "{}", stderr(&serve));
 }
 
 #[test]

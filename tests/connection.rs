@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
+#[path = "connection/departure.rs"]
+mod departure;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,12 +87,14 @@ impl Rig {
     fn entry() -> Entry {
         Entry {
             kind: PeerKind::Device,
+            app: None,
             key: DeviceKey::new("acme", "d1").unwrap(),
             boot: None,
             tenure: None,
             encoding: Encoding::Json,
             deflate: None,
             heartbeat_s: 25,
+            max_bytes: None,
             token_expires_ms: None,
             signed_by: None,
             close_drop: false,
@@ -500,4 +505,45 @@ async fn what_came_with_the_handshake_is_read_first() {
     let (mut peer, _end) = rig.enter(Entry { early, ..Rig::entry() }, 1 << 20);
     assert_eq!(peer.json().await["type"], "welcome");
     assert_eq!(peer.json().await["type"], "pong");
+}
+
+/// Blocks `acme/d1`.
+fn block(rig: &Rig) {
+    let value = br#"{"type":"device","tenant":"acme","device":"d1","blocked":true}"#;
+    rig.node.revoke(Some(b"device:acme/d1"), Some(value)).unwrap();
+}
+
+#[tokio::test]
+async fn a_blocked_device_is_closed_at_once_and_nobody_else_is() {
+    let rig = Rig::new(Limits::default());
+    let (mut peer, end) = rig.enter(Rig::entry(), 1 << 20);
+    let other = Entry { key: DeviceKey::new("acme", "d2").unwrap(), ..Rig::entry() };
+    let namesake = Entry { kind: PeerKind::App, ..Rig::entry() };
+    let (mut other, mut namesake) = (rig.enter(other, 1 << 20).0, rig.enter(namesake, 1 << 20).0);
+    for peer in [&mut peer, &mut other, &mut namesake] {
+        assert_eq!(peer.json().await["type"], "welcome");
+    }
+    block(&rig);
+    assert_eq!(peer.json().await["code"], "blocked");
+    assert_eq!(peer.frame().await.1[..2], 4302u16.to_be_bytes());
+    drop(peer);
+    assert_eq!(end.await.unwrap(), End::Gateway(CloseReason::Blocked));
+    rig.node.keys_changed();
+    for peer in [&mut other, &mut namesake] {
+        peer.text(r#"{"type":"ping"}"#).await;
+        assert_eq!(peer.json().await["type"], "pong");
+    }
+}
+
+#[tokio::test]
+async fn a_device_blocked_between_the_door_and_its_place_does_not_stay() {
+    let rig = Rig::new(Limits::default());
+    block(&rig);
+    let (mut peer, end) = rig.enter(Rig::entry(), 1 << 20);
+    assert_eq!(peer.json().await["type"], "welcome");
+    assert_eq!(peer.json().await["code"], "blocked");
+    assert_eq!(peer.frame().await.1[..2], 4302u16.to_be_bytes());
+    drop(peer);
+    assert_eq!(end.await.unwrap(), End::Gateway(CloseReason::Blocked));
+    rig.assert_nothing_left();
 }

@@ -17,7 +17,7 @@ use tidegate::eventlog::kafka::topics::{self, Applied, TopicOptions};
 use tidegate::eventlog::kafka::{KafkaConfig, KafkaLog, LaneState, StartError};
 use tidegate::eventlog::memory::{MemoryLimits, MemoryLog};
 use tidegate::eventlog::{AppendError, Deliveries, EventLog, Kind, Outcome, ProbeError, Record, Ticket, Topic};
-use tidegate::id::{Boot, DeviceKey, Epoch};
+use tidegate::id::{Boot, CommandId, DeviceKey, Epoch};
 use tidegate::limits::Limits;
 use tidegate::telemetry::metrics::{Metrics, PublishOutcome, PublishTopic};
 
@@ -296,6 +296,7 @@ async fn suite(bench: Bench) {
     eprintln!("event log contract on: {}", bench.name);
     order_and_reports(&bench);
     headers_and_value(&bench);
+    a_command_event(&bench);
     one_too_large(&bench);
     bench.log.probe(WAIT).await.unwrap();
     let before = (bench.read)(Topic::Telemetry).len();
@@ -333,6 +334,7 @@ fn every_end_was_counted(bench: &Bench) {
     let stored = |topic| counts(topic, PublishOutcome::Stored);
     assert_eq!(stored(PublishTopic::Telemetry), (2_501, 2_501), "{}", bench.name);
     assert_eq!(stored(PublishTopic::Status), (1, 1), "{}", bench.name);
+    assert_eq!(stored(PublishTopic::CommandEvents), (1, 1), "{}", bench.name);
     assert_eq!(counts(PublishTopic::Telemetry, PublishOutcome::Refused), (1, 1), "{}", bench.name);
     assert!(bench.metrics.publish_pending_messages_capacity.get() >= 6_400, "{}", bench.name);
 }
@@ -346,6 +348,34 @@ fn order_and_reports(bench: &Bench) {
     let seen = (bench.read)(Topic::Telemetry);
     assert_eq!(seen.len(), 2_000, "{}", bench.name);
     assert_complete_and_in_order(bench.name, &seen, 20, 1..101);
+}
+
+/// In a topic of its own, named by command and version, and of the moment of its transition.
+fn a_command_event(bench: &Bench) {
+    let (key, boot) = (device(7), Boot::new("node").unwrap());
+    let id = CommandId::of(&key, "console", "k");
+    let event = Record {
+        topic: Topic::CommandEvents,
+        kind: Kind::Command { id, version: 3 },
+        key: &key,
+        boot: &boot,
+        seq: None,
+        timestamp_ms: None,
+        received_ms: RECEIVED_MS,
+        epoch: Epoch(17),
+        traceparent: None,
+        value: br#"{"state":"succeeded"}"#,
+    };
+    assert_eq!(bench.log.append(&event, Ticket(10_500)), Ok(()), "{}", bench.name);
+    bench.reports.wait(2_002);
+    let seen = (bench.read)(Topic::CommandEvents);
+    assert_eq!(seen.len(), 1, "{}", bench.name);
+    let record = &seen[0];
+    assert_eq!((record.key.as_str(), record.value.as_slice()), ("acme/sensor-007", event.value), "{}", bench.name);
+    assert_eq!(record.timestamp_ms, Some(RECEIVED_MS), "{}", bench.name);
+    assert_eq!(record.id(), format!("{id}:3"), "{}", bench.name);
+    assert_eq!(record.headers["ce_type"], "tidegate.command.v1", "{}", bench.name);
+    assert_eq!(record.headers["ce_time"], record.headers["tg_received_at"], "{}", bench.name);
 }
 
 fn headers_and_value(bench: &Bench) {
@@ -372,7 +402,7 @@ fn headers_and_value(bench: &Bench) {
 fn one_too_large(bench: &Bench) {
     append(&*bench.log, Topic::Telemetry, &device(800), 1, &vec![b' '; 200_000], 10_001);
     append(&*bench.log, Topic::Telemetry, &device(800), 2, b"{}", 10_002);
-    bench.reports.wait(2_003);
+    bench.reports.wait(2_004);
     assert_eq!(bench.reports.of(10_001), [(200_000, Outcome::Refused)], "{}", bench.name);
     assert_eq!(bench.reports.of(10_002), [(2, Outcome::Stored)], "{}", bench.name);
     let ids: Vec<String> = (bench.read)(Topic::Telemetry)
@@ -644,7 +674,7 @@ async fn a_missing_topic_and_absent_brokers_are_told_apart_at_the_start() {
 async fn a_user_who_may_not_write_is_told_at_the_start() {
     let refusals = [
         (RDKafkaApiKey::Produce, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, 1),
-        (RDKafkaApiKey::InitProducerId, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, 2),
+        (RDKafkaApiKey::InitProducerId, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, 3),
     ];
     for (request, error, times) in refusals {
         let cluster = MockCluster::new(1).unwrap();

@@ -262,7 +262,7 @@ fn producers_that_fail_for_good_are_replaced_and_lose_nothing() {
             broker.thaw();
         }
         let first = fleet.first_ack_after(Instant::now(), RECOVERY);
-        wait_until("the producers are replaced", ASSERTED, || library.log.replacements() >= before + 2);
+        wait_until("the producers are replaced", ASSERTED, || library.log.replacements() >= before + 3);
         eprintln!("replaced, {failure} of {FAILURES}, frozen: {frozen}: {:?}, then an ack {first:?}", began.elapsed());
     }
     settle(&fleet, REPLACED_ACKED);

@@ -3,6 +3,8 @@
 
 #[path = "tokens/jwks_server.rs"]
 mod jwks_server;
+#[path = "tokens/revoked.rs"]
+mod revoked;
 #[path = "tokens/rotation.rs"]
 mod rotation;
 

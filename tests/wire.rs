@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tidegate::protocol::client::{ClientMessage, decode_gateway};
 use tidegate::protocol::fields::Field;
 use tidegate::protocol::message::{
-    CommandStatus, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report, ReportKind, Welcome,
+    CommandState, CommandStatus, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report, ReportKind,
+    Welcome,
 };
 use tidegate::protocol::{CodecLimits, Encoding, read_frame, write_message};
 
@@ -96,10 +97,56 @@ fn gateway_messages() -> Vec<(&'static str, GatewayMessage<'static>)> {
         ),
         ("pause", GatewayMessage::Pause { reason: PauseReason::Log, retry_after_ms: Some(500) }),
         ("resume", GatewayMessage::Resume { reason: PauseReason::Rate }),
+        (
+            "command",
+            GatewayMessage::Command {
+                id: "6569b1128f2de97997906fcaf49c3cf0",
+                name: "open",
+                params: r#"{"angle":90,"fast":null}"#,
+                expires_at: 1_748_522_760_000,
+                attempt: 2,
+            },
+        ),
+        ("command_bare", GatewayMessage::Command { id: "c", name: "", params: "-1.5", expires_at: 0, attempt: 1 }),
         ("auth_due", GatewayMessage::AuthDue { token_expires_at: -1 }),
         ("goaway", GatewayMessage::Goaway { reason: "restart", retry_after_ms: 200, deadline_ms: 30_000 }),
         ("error", GatewayMessage::Error { code: "overloaded", message: "later".into(), retry_after_ms: Some(70_000) }),
         ("pong", GatewayMessage::Pong { id: Some("p".into()), server_time: 1_748_522_700_000 }),
+    ]
+}
+
+/// Those that only applications get.
+fn gateway_app_messages() -> Vec<(&'static str, GatewayMessage<'static>)> {
+    let state = CommandState {
+        key: Some("order 1".into()),
+        id: "6569b1128f2de97997906fcaf49c3cf0".into(),
+        device_id: "door-1".into(),
+        state: "succeeded",
+        version: 4,
+        reason: None,
+        result: Some(r#"{"angle":90}"#.into()),
+        message: Some("open".into()),
+    };
+    let bare = CommandState {
+        key: None,
+        state: "expired",
+        reason: Some("unsent"),
+        result: None,
+        message: None,
+        ..state.clone()
+    };
+    vec![
+        ("command_state", GatewayMessage::CommandState(state)),
+        ("command_state_bare", GatewayMessage::CommandState(bare)),
+    ]
+}
+
+/// What only applications send.
+fn app_messages() -> Vec<(&'static str, ClientMessage)> {
+    let full = ClientMessage::command("order 1", "door-1", "open", 60).params(json!({"angle": 90}));
+    vec![
+        ("command", full.max_attempts(3).replacing()),
+        ("command_bare", ClientMessage::command("k", "door-1", "open", 0)),
     ]
 }
 
@@ -135,6 +182,16 @@ fn golden_lines() -> String {
             write_message(encoding, &message, &mut bytes);
             put(&format!("gateway/{name}"), encoding, &bytes);
         }
+        for (name, message) in gateway_app_messages() {
+            let mut bytes = Vec::new();
+            write_message(encoding, &message, &mut bytes);
+            put(&format!("gateway-to-app/{name}"), encoding, &bytes);
+        }
+        for (name, message) in app_messages() {
+            let mut bytes = Vec::new();
+            message.encode(encoding, &mut bytes);
+            put(&format!("app/{name}"), encoding, &bytes);
+        }
         for (name, message) in device_messages() {
             let mut bytes = Vec::new();
             message.encode(encoding, &mut bytes);
@@ -156,7 +213,7 @@ fn every_message_has_its_golden_bytes_in_every_encoding() {
 
 #[test]
 fn a_client_reads_back_what_the_gateway_wrote_alike_in_every_encoding() {
-    for (name, message) in gateway_messages() {
+    for (name, message) in gateway_messages().into_iter().chain(gateway_app_messages()) {
         let decoded = Encoding::ALL.map(|encoding| {
             let mut bytes = Vec::new();
             write_message(encoding, &message, &mut bytes);
@@ -423,12 +480,16 @@ fn protobuf_that_is_broken_is_malformed_and_gives_back_what_stands_before() {
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
+    value_with(any::<f64>().prop_filter("finite", |number| number.is_finite()))
+}
+
+fn value_with(floats: impl Strategy<Value = f64> + 'static) -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(Value::from),
+        floats.prop_map(Value::from),
         any::<String>().prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 32, 6, |inner| {
@@ -470,6 +531,27 @@ proptest! {
     }
 
     #[test]
+    fn a_command_means_the_same_in_every_encoding(
+        // Whatever reads them as decimals reads these alike.
+        params in value_with(any::<i32>().prop_map(|number| f64::from(number) / 4.0)),
+        name in any::<String>(),
+        expires_at in any::<i64>(),
+        attempt in any::<u32>(),
+    ) {
+        let text = params.to_string();
+        let message = GatewayMessage::Command { id: "c1", name: &name, params: &text, expires_at, attempt };
+        for encoding in Encoding::ALL {
+            let mut frame = Vec::new();
+            write_message(encoding, &message, &mut frame);
+            let read = decode_gateway(encoding, &frame).unwrap();
+            prop_assert_eq!((read.kind.as_str(), read.id.as_deref()), ("command", Some("c1")));
+            prop_assert_eq!(read.name.as_deref(), Some(name.as_str()));
+            prop_assert_eq!(read.params.clone().unwrap_or_default(), params.clone(), "{:?}", encoding);
+            prop_assert_eq!((read.expires_at, read.attempt), (Some(expires_at), Some(u64::from(attempt))));
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_codec_panic(frame in prop::collection::vec(any::<u8>(), 0..200)) {
         for encoding in Encoding::ALL {
             read_from(encoding, &frame, LIMITS, 0);
@@ -480,7 +562,7 @@ proptest! {
     #[test]
     fn no_change_of_a_sound_message_makes_a_codec_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         for encoding in Encoding::ALL {
-            for (_, message) in device_messages() {
+            for (_, message) in device_messages().into_iter().chain(app_messages()) {
                 let mut frame = Vec::new();
                 message.encode(encoding, &mut frame);
                 let at = at.index(frame.len());
@@ -489,6 +571,25 @@ proptest! {
                 read_from(encoding, &frame[..at], LIMITS, 0);
             }
         }
+    }
+}
+
+#[test]
+fn the_numbers_of_a_command_arrive_exactly() {
+    for text in ["-9.481356300824487e-170", "1180837433079074.25", "0.1", "-0", "-0.0", "18446744073709551616", "1E2"] {
+        let message = GatewayMessage::Command { id: "c", name: "n", params: text, expires_at: 0, attempt: 1 };
+        let double: f64 = text.parse().unwrap();
+        for (encoding, bytes) in [(Encoding::Cbor, double.to_be_bytes()), (Encoding::Protobuf, double.to_le_bytes())] {
+            let mut frame = Vec::new();
+            write_message(encoding, &message, &mut frame);
+            assert!(frame.windows(8).any(|window| window == bytes), "{encoding:?} {text}: {}", hex(&frame));
+        }
+    }
+    for (text, cbor) in [("18446744073709551615", "1bffffffffffffffff"), ("-1", "20"), (" [ ] ", "80")] {
+        let message = GatewayMessage::Command { id: "c", name: "n", params: text, expires_at: 0, attempt: 1 };
+        let mut frame = Vec::new();
+        write_message(Encoding::Cbor, &message, &mut frame);
+        assert!(hex(&frame).contains(&format!("706172616d73{cbor}6a")), "{text}: {}", hex(&frame));
     }
 }
 
@@ -517,7 +618,7 @@ fn the_published_proto_has_our_fields_and_reads_and_writes_our_bytes() {
         assert_eq!(message.unknown_fields().count(), 0);
         (frame, message)
     };
-    for (name, message) in gateway_messages() {
+    for (name, message) in gateway_messages().into_iter().chain(gateway_app_messages()) {
         let (mut ours, mut text) = (Vec::new(), Vec::new());
         write_message(Encoding::Protobuf, &message, &mut ours);
         write_message(Encoding::Json, &message, &mut text);
@@ -530,12 +631,19 @@ fn the_published_proto_has_our_fields_and_reads_and_writes_our_bytes() {
                 prost_reflect::Value::U64(number) => json!(number),
                 prost_reflect::Value::I64(number) => json!(number),
                 prost_reflect::Value::Bool(flag) => json!(flag),
+                prost_reflect::Value::Message(value) if value.has_field_by_name("json") => {
+                    let json = value.get_field_by_name("json").unwrap().into_owned();
+                    serde_json::from_str(json.as_str().unwrap()).unwrap()
+                }
+                prost_reflect::Value::Message(value) => {
+                    json!(value.get_field_by_name("double").unwrap().as_f64().unwrap())
+                }
                 other => panic!("{other:?}"),
             };
             assert_eq!(&found, value, "{name} {key}");
         }
     }
-    for (name, message) in device_messages() {
+    for (name, message) in device_messages().into_iter().chain(app_messages()) {
         let mut ours = Vec::new();
         message.encode(Encoding::Protobuf, &mut ours);
         let (theirs, _) = only(&ours);
@@ -593,8 +701,72 @@ fn the_published_schemas_take_what_we_take_and_write_and_nothing_planted() {
         json!({"type": "pause", "reason": "mood"}),
         json!({"type": "refused", "code": "mood", "message": ""}),
         json!({"type": "welcome"}),
+        json!({"type": "command", "id": "c", "name": "open", "expires_at": 1, "attempt": 1}),
     ] {
         assert!(!to_device.is_valid(&wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn the_schemas_of_applications_take_what_they_send_and_get_and_nothing_planted() {
+    let from_app = schema(include_str!("../docs/protocol/schemas/app-to-gateway.json"));
+    let to_app = schema(include_str!("../docs/protocol/schemas/gateway-to-app.json"));
+    let to_device = schema(include_str!("../docs/protocol/schemas/gateway-to-device.json"));
+    for (name, message) in gateway_app_messages() {
+        let mut text = Vec::new();
+        write_message(Encoding::Json, &message, &mut text);
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert!(to_app.is_valid(&value) && !to_device.is_valid(&value), "{name} {value}");
+    }
+    for (name, message) in app_messages() {
+        let mut text = Vec::new();
+        message.encode(Encoding::Json, &mut text);
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert!(from_app.is_valid(&value) && from_app.is_valid(&json!([value])), "{name} {value}");
+    }
+    for (field, wrong) in [
+        ("key", json!(5)),
+        ("key", json!("k".repeat(257))),
+        ("device_id", json!(null)),
+        ("name", json!("n".repeat(129))),
+        ("ttl_s", json!(-1)),
+        ("ttl_s", json!(1.5)),
+        ("ttl_s", json!("60")),
+        ("ttl_s", json!(604_801)),
+        ("max_attempts", json!(0)),
+        ("max_attempts", json!(21)),
+        ("replace", json!(1)),
+    ] {
+        let mut value = json!({"type": "command", "key": "k", "device_id": "d", "name": "n", "ttl_s": 1});
+        assert!(from_app.is_valid(&value));
+        value[field] = wrong;
+        assert!(!from_app.is_valid(&value), "{value}");
+        let refusal = refused(Encoding::Json, value.to_string().as_bytes());
+        assert_eq!(refusal.code, RefusalCode::Malformed);
+        assert_eq!(refusal.id.as_deref(), (field != "key").then_some("k"), "a refusal gives the key back: {value}");
+        assert!(refusal.message.contains(&format!("`{field}`")), "{value}: {}", refusal.message);
+    }
+    for missing in ["key", "device_id", "name", "ttl_s"] {
+        let mut value = json!({"type": "command", "key": "k", "device_id": "d", "name": "n", "ttl_s": 1});
+        value.as_object_mut().unwrap().remove(missing);
+        assert!(!from_app.is_valid(&value));
+        assert!(refused(Encoding::Json, value.to_string().as_bytes()).message.contains(missing));
+    }
+}
+
+#[test]
+fn a_command_of_an_application_means_the_same_in_every_encoding() {
+    for (name, message) in app_messages() {
+        let read = Encoding::ALL.map(|encoding| {
+            let mut frame = Vec::new();
+            message.encode(encoding, &mut frame);
+            read_one(encoding, &frame).unwrap()
+        });
+        let DeviceMessage::Command(command) = &read[0] else { panic!("{name}") };
+        assert_eq!((&read[0], &read[0]), (&read[1], &read[2]), "{name}");
+        let expected: (u64, Option<u32>, bool, &[u8]) =
+            if name == "command" { (60, Some(3), true, br#"{"angle":90}"#) } else { (0, None, false, b"null") };
+        assert_eq!((command.ttl_s, command.max_attempts, command.replace, command.params.as_ref()), expected);
     }
 }
 

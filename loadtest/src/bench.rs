@@ -1,5 +1,6 @@
 //! The benchmarks: what each measures, the servers it starts, and the report.
 
+mod cluster;
 mod connects;
 mod cpu;
 pub mod identity;
@@ -7,6 +8,7 @@ pub mod kafka;
 mod latency;
 mod memory;
 mod peers;
+mod redis;
 pub mod report;
 pub mod servers;
 

@@ -20,6 +20,9 @@ use crate::registrar::{Contested, Tenure};
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
 use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
+/// What a blocked device is told.
+const BLOCKED: &str = "this device is blocked";
+
 pub(super) async fn root(
     gate: State<Arc<Gate>>,
     agreed: Extension<Agreed>,
@@ -104,7 +107,7 @@ fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
 /// Whether the one who wishes may: what costs least is asked first.
 async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result<Entry, Refusal> {
     let node = &gate.node;
-    if node.is_stopping() {
+    if !node.lets_in() {
         let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again", 1);
         return Err(Refusal { outcome: AttemptOutcome::Draining, ..problem.into() });
     }
@@ -140,14 +143,20 @@ fn entry(
     kind: PeerKind,
     tenure: Option<Box<Tenure>>,
 ) -> Entry {
+    let app = verified.as_ref().and_then(|verified| match &verified.identity {
+        Identity::App(app) => Some(Box::new(app.clone())),
+        Identity::Device(_) => None,
+    });
     Entry {
         kind,
+        app,
         key,
         boot: wish.boot.clone(),
         tenure,
         encoding: wish.encoding,
         deflate: wish.deflate,
         heartbeat_s: wish.heartbeat_s,
+        max_bytes: wish.max_bytes,
         token_expires_ms: verified.as_ref().map(|verified| verified.expires_at_ms),
         signed_by: verified.map(|verified| verified.key),
         close_drop: wish.close_drop,
@@ -166,7 +175,10 @@ async fn verify(
         |why| Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() };
     let Some((token, _)) = &wish.token else {
         return match &gate.anonymous {
-            Some(key) if peer.is_loopback() && door == PeerKind::Device => Ok((key.clone(), None)),
+            Some(key) if peer.is_loopback() && door == PeerKind::Device => {
+                let denied = gate.node.revocations.denial(key, true, None).is_some();
+                if denied { Err(blocked()) } else { Ok((key.clone(), None)) }
+            }
             _ => Err(unauthorized("no token")),
         };
     };
@@ -174,6 +186,7 @@ async fn verify(
     let verified = match auth.verify(token, gate.node.now().unix_ms).await {
         Ok(verified) => verified,
         Err(AuthError::Unauthorized(why)) => return Err(unauthorized(why.label())),
+        Err(AuthError::Blocked) => return Err(blocked()),
         Err(AuthError::KeysUnavailable { retry_after_s }) => {
             let detail = "tokens cannot be verified just now";
             let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, retry_after_s);
@@ -190,6 +203,10 @@ async fn verify(
     Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
 }
 
+fn blocked() -> Refusal {
+    Problem::new(StatusCode::FORBIDDEN, BLOCKED).into()
+}
+
 /// The same refusal in frames, for a browser, which shows its page no status.
 fn farewell(wish: &Wish, refusal: &Refusal) -> Option<Farewell> {
     if !matches!(wish.token, Some((_, TokenBy::Subprotocol))) {
@@ -197,6 +214,7 @@ fn farewell(wish: &Wish, refusal: &Refusal) -> Option<Farewell> {
     }
     let (code, reason) = match refusal.problem.status {
         StatusCode::UNAUTHORIZED => ("unauthorized", CloseReason::TokenExpired),
+        StatusCode::FORBIDDEN if refusal.problem.detail == BLOCKED => ("blocked", CloseReason::Blocked),
         StatusCode::FORBIDDEN => ("forbidden", CloseReason::PolicyViolation),
         _ => ("try_again_later", CloseReason::TryAgainLater),
     };

@@ -22,6 +22,7 @@ const LEAVING: u8 = 2;
 pub struct Health {
     stage: AtomicU8,
     cut_off: AtomicBool,
+    sends_away: AtomicBool,
 }
 
 impl Health {
@@ -45,6 +46,16 @@ impl Health {
         self.cut_off.store(cut_off, Ordering::Relaxed);
     }
 
+    /// Whether it sends its devices to the others while it lives on.
+    pub fn set_sends_away(&self, sends_away: bool) {
+        self.sends_away.store(sends_away, Ordering::Relaxed);
+    }
+
+    /// Whether it keeps no devices: it leaves, or sends them to the others.
+    pub fn is_draining(&self) -> bool {
+        self.is_leaving() || self.sends_away.load(Ordering::Relaxed)
+    }
+
     /// Whether the node has started, and does not leave.
     pub fn has_started(&self) -> bool {
         self.stage.load(Ordering::Relaxed) == READY
@@ -52,12 +63,13 @@ impl Health {
 
     /// Whether traffic should come.
     pub fn is_ready(&self) -> bool {
-        self.has_started() && !self.cut_off.load(Ordering::Relaxed)
+        self.has_started() && !self.cut_off.load(Ordering::Relaxed) && !self.is_draining()
     }
 
     fn word(&self) -> &'static str {
         match self.stage.load(Ordering::Relaxed) {
             STARTING => "starting",
+            READY if self.sends_away.load(Ordering::Relaxed) => "cut off from kafka, sending devices to the others",
             READY if self.cut_off.load(Ordering::Relaxed) => "cut off from kafka",
             READY => "ready",
             _ => "leaving",
@@ -91,6 +103,10 @@ async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Resp
     let (kafka, age) = node.metrics.probe_state(ProbePath::Kafka);
     let pending = node.log.pending();
     let (redis, redis_age) = node.metrics.probe_state(ProbePath::Redis);
+    let (peer, peer_age) = node.metrics.probe_state(ProbePath::Peer);
+    let peers = node.metrics.peers.get();
+    // Where there is nobody to ask nothing is wrong.
+    let peer = (peers > 0).then_some(peer);
     let state = serde_json::json!({
         "state": word,
         "kafka": {
@@ -101,8 +117,10 @@ async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Resp
             "stalled_ms": pending.stalled_ms,
         },
         "redis": { "probe": redis, "probe_age_s": redis_age.as_secs_f64() },
+        "peer": { "probe": peer, "probe_age_s": peer_age.as_secs_f64(), "peers": peers },
         "auth": { "keys": node.auth.as_ref().is_none_or(|auth| auth.is_ready()) },
         "connections": node.receipts.connections(),
+        "lets_in": node.lets_in(),
     });
     (status, [("content-type", "application/json")], format!("{state}\n")).into_response()
 }
@@ -124,7 +142,14 @@ mod tests {
         assert_eq!((health.is_ready(), health.word()), (true, "ready"));
         health.set_cut_off(true);
         assert_eq!((health.is_ready(), health.word()), (false, "cut off from kafka"));
+        health.set_sends_away(true);
+        assert!(
+            health.is_draining() && !health.is_leaving() && health.word().starts_with("cut off from kafka, sending")
+        );
         health.set_cut_off(false);
+        assert!(!health.is_ready(), "not before devices are let in again");
+        health.set_sends_away(false);
+        assert!(health.is_ready());
         health.leaving();
         health.started();
         assert_eq!((health.is_ready(), health.word()), (false, "leaving"));

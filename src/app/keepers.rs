@@ -10,6 +10,7 @@ use crate::keeper::{Keeper, Parts};
 use crate::ownership::NodeState;
 use crate::receipts::Batch;
 use crate::registrar::Registrar;
+use crate::revocations::memory::MemoryTopic;
 use crate::telemetry::metrics::ProbePath;
 
 const FLOW_EVERY: Duration = Duration::from_millis(100);
@@ -18,16 +19,16 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const FIRST_PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The keeper of a node that claims its devices.
-pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>) -> Arc<Keeper> {
+/// The keeper of a node that claims its devices and that peers reach at `address`.
+pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>, address: String) -> Arc<Keeper> {
     Keeper::new(Parts {
         registrar: Arc::clone(registrar),
         roster: Arc::clone(&node.roster),
         log: Arc::clone(&node.log),
         receipts: Arc::clone(&node.receipts),
+        courier: node.courier.clone(),
         metrics: node.metrics.clone(),
-        // Nobody listens for peers yet.
-        address: String::new(),
+        address,
     })
 }
 
@@ -46,6 +47,16 @@ pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>, keeper: &Arc<Keeper>
     }
 }
 
+/// Has a node follow a topic of revocations in memory.
+pub(crate) fn follow(node: &Arc<Node>, topic: &MemoryTopic) {
+    let node = Arc::clone(node);
+    topic.follow(Arc::new(move |key, value| {
+        if let Err(error) = node.revoke(key, value) {
+            tracing::error!(%error, "a revocation was not applied");
+        }
+    }));
+}
+
 async fn hand_out(node: Arc<Node>) {
     let mut batch = Batch::default();
     loop {
@@ -58,11 +69,12 @@ async fn report(health: Arc<Health>, keeper: Arc<Keeper>) {
     let mut every = tokio::time::interval(FLOW_EVERY);
     loop {
         every.tick().await;
+        keeper.tell_kafka();
         health.set_cut_off(keeper.is_cut_off());
-        if health.has_started() {
-            keeper.set_state(NodeState::Ready);
-        } else if health.is_leaving() {
+        if health.is_draining() {
             keeper.set_state(NodeState::Draining);
+        } else if health.has_started() {
+            keeper.set_state(NodeState::Ready);
         }
     }
 }

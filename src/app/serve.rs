@@ -5,22 +5,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use super::Signals;
+use super::consumers::{self, Consumers};
+use super::peers;
 use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
+use crate::commands::redis::RedisCommands;
 use crate::config::{Config, LogFormat};
 use crate::connection::Node;
-use crate::eventlog::kafka::KafkaLog;
+use crate::eventlog::kafka::{KafkaLog, StartError};
 use crate::id::NodeName;
 use crate::keeper::Keeper;
 use crate::ownership::NodeLife;
 use crate::ownership::redis::RedisOwnership;
+use crate::peer::PeerTls;
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
+use crate::router::Router;
 use crate::socket::listener::{self, ListenerSettings};
 use crate::socket::tls::{CertReloader, TlsFiles};
 use crate::store::Store;
@@ -33,10 +36,6 @@ const EXIT_CONFIG: u8 = 78;
 const EXIT_UNAVAILABLE: u8 = 69;
 /// A node that could not be made known tries again after this.
 const INTRODUCED_AGAIN: Duration = Duration::from_millis(250);
-/// How long a leaving node tries to have its rows removed and its presence published; its lease does the rest.
-const SETTLED_WITHIN: Duration = Duration::from_secs(5);
-/// How long a leaving node waits for its last refusals to be answered.
-const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node did not serve: exit code and text.
 struct Failure(u8, String);
@@ -81,27 +80,48 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let (node, keeper) = tokio::select! {
-        node = node(&config, metrics) => node?,
+    let peer_tls = peers::tls(&config).map_err(Failure::config)?;
+    let begin = async {
+        let made = node(&config, metrics, peer_tls).await?;
+        let consumers = consumers::begin(&config, &made.node).await.map_err(not_begun)?;
+        Ok::<_, Failure>((made, consumers))
+    };
+    let (Made { node, keeper, router }, mut consumers) = tokio::select! {
+        begun = begin => begun?,
         // Told to leave before it had begun.
         () = signals.leave() => return Ok(()),
     };
     let health = Arc::new(Health::default());
     super::keepers::spawn(&node, &health, &keeper);
+    super::drain::watch(&config.drain, &node, &health, &keeper);
     let public = bind(&config.public.listen, "public.listen")?;
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
     tokio::spawn(async move { axum::serve(internal, routes).await });
-    let doors = ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls, config.public.proxy_protocol);
-    let accepting = tokio::spawn(super::accept(public, doors, gate(&config, &node)?, Router::new()));
+    let gate = gate(&config, &node, &router, &consumers)?;
+    consumers.read_commands(&config, &node, &router).map_err(not_begun)?;
+    let doors = |proxy| ListenerSettings::new(config.limits.clone(), node.metrics.clone(), tls.clone(), proxy);
+    if gate.api_elsewhere {
+        tokio::spawn(super::accept_api(bind(&config.api.listen, "api.listen")?, doors(false), Arc::clone(&gate)));
+    }
+    let public_doors = doors(config.public.proxy_protocol);
+    let accepting = tokio::spawn(super::accept(public, public_doors, gate, axum::Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
-    leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
+    super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
+    consumers.stop().await;
     Ok(())
 }
 
-/// Everything but the ports.
-async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keeper>), Failure> {
+/// A node that is known to the others.
+struct Made {
+    node: Arc<Node>,
+    keeper: Arc<Keeper>,
+    router: Arc<Router>,
+}
+
+/// Everything but the ports for devices, applications and operators.
+async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>) -> Result<Made, Failure> {
     let auth = Authenticator::new(config.auth.clone(), config.limits.token_bytes, config.limits.token_cache);
     let auth = auth.map_err(|error| Failure::config(error.to_string()))?;
     let receipts = Arc::new(Receipts::new(&config.limits));
@@ -114,13 +134,22 @@ async fn node(config: &Config, metrics: Metrics) -> Result<(Arc<Node>, Arc<Keepe
         tokio::join!(tokio::task::spawn_blocking(start), registrar(config, metrics.clone(), timeout));
     let log = log.map_err(|error| Failure::other(error.to_string()))?;
     let log = log.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
-    let registrar = registrar?;
+    let (registrar, store) = registrar?;
     let auth = Some(Arc::new(auth));
     let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
     node.registrar = Some(Arc::clone(&registrar));
-    let keeper = super::keepers::keeper(&node, &registrar);
+    let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
+    node.courier = Some(Arc::clone(&courier));
+    let peers = peers::listen(config, peer_tls, &node, courier, &registrar).await.map_err(Failure::other)?;
+    let keeper = super::keepers::keeper(&node, &registrar, peers.address.clone());
+    // Whoever hears of this node can ask it.
+    let router = peers.begin(&node, &keeper);
     introduce(&keeper, tokio::time::Instant::now() + timeout).await?;
-    Ok((Arc::new(node), keeper))
+    Ok(Made { node: Arc::new(node), keeper, router })
+}
+
+fn not_begun(error: StartError) -> Failure {
+    unreached(error.is_retryable(), error.to_string())
 }
 
 fn unreached(is_retryable: bool, text: String) -> Failure {
@@ -128,13 +157,18 @@ fn unreached(is_retryable: bool, text: String) -> Failure {
 }
 
 /// The directory on Redis, and this node in a new life.
-async fn registrar(config: &Config, metrics: Metrics, timeout: Duration) -> Result<Arc<Registrar>, Failure> {
+async fn registrar(
+    config: &Config,
+    metrics: Metrics,
+    timeout: Duration,
+) -> Result<(Arc<Registrar>, Arc<Store>), Failure> {
     let name = NodeName::new(&config.node.effective_name());
     let name = name.map_err(|error| Failure::config(format!("node.name: {error}")))?;
     let store = Store::connect(&config.redis, timeout).await;
     let store = store.map_err(|error| unreached(error.is_retryable(), error.to_string()))?;
-    let ownership = RedisOwnership::new(Arc::new(store), metrics);
-    Ok(Arc::new(Registrar::new(Arc::new(ownership), NodeLife::begin(name))))
+    let store = Arc::new(store);
+    let ownership = RedisOwnership::new(Arc::clone(&store), metrics);
+    Ok((Arc::new(Registrar::new(Arc::new(ownership), NodeLife::begin(name))), store))
 }
 
 /// Makes the node known to the others before it takes a device.
@@ -148,7 +182,7 @@ async fn introduce(keeper: &Arc<Keeper>, end: tokio::time::Instant) -> Result<()
     Ok(())
 }
 
-fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
+fn gate(config: &Config, node: &Arc<Node>, router: &Arc<Router>, consumers: &Consumers) -> Result<Arc<Gate>, Failure> {
     let hops = Hops::new(&config.public.trusted_proxies)
         .map_err(|text| Failure::config(format!("public.trusted_proxies: `{text}` is no network, as 10.0.0.0/8 is")))?;
     let mut gate = Gate::new(Arc::clone(node));
@@ -156,6 +190,9 @@ fn gate(config: &Config, node: &Arc<Node>) -> Result<Arc<Gate>, Failure> {
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.router = Some(Arc::clone(router));
+    gate.revocations = Some(consumers.revocation_writer());
+    gate.api_elsewhere = !config.api.listen.is_empty();
     Ok(Arc::new(gate))
 }
 
@@ -180,44 +217,4 @@ fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<CertReloader>>, 
     let tls = Arc::new(tls.map_err(|error| Failure::config(format!("public.tls_cert: {error}")))?);
     tokio::spawn(Arc::clone(&tls).watch());
     Ok(Some(tls))
-}
-
-/// Unready first, and load balancers get the time to see it; then no connection is let in, what was taken is acked,
-/// every connection is closed with 1012, its row removed, and the log is flushed.
-async fn leave(
-    config: &Config,
-    node: &Node,
-    health: &Health,
-    keeper: &Keeper,
-    accepting: JoinHandle<()>,
-    signals: &mut Signals,
-) {
-    tracing::info!("leaving: unready now");
-    health.leaving();
-    node.metrics.draining.set(1);
-    let propagation = Duration::from_secs(config.drain.propagation_s);
-    tokio::select! {
-        () = tokio::time::sleep(propagation) => {}
-        // A second signal: whoever sends it does not want to wait.
-        () = signals.leave() => {}
-    }
-    let end = tokio::time::Instant::now() + Duration::from_secs(config.drain.budget_s);
-    super::wait_for_connections(node, end).await;
-    accepting.abort();
-    keeper.finish(end.min(tokio::time::Instant::now() + SETTLED_WITHIN)).await;
-    let flushed = node.log.close(end.saturating_duration_since(tokio::time::Instant::now()));
-    let (left, ()) = tokio::join!(flushed, wait_for_refusals(node, end));
-    if left > 0 {
-        node.metrics.shutdown_unacked.inc_by(left as u64);
-        tracing::warn!(left, "left with records that Kafka has not stored: their devices send them again");
-    }
-    tracing::info!("left");
-}
-
-/// Waits until those who are refused have their answer, which is held back for up to 4 s, or until `end`.
-async fn wait_for_refusals(node: &Node, end: tokio::time::Instant) {
-    let end = end.min(tokio::time::Instant::now() + REFUSED_WITHIN);
-    while node.metrics.handshakes.get() > 0 && tokio::time::Instant::now() < end {
-        tokio::time::sleep(super::LOOK_EVERY).await;
-    }
 }

@@ -34,48 +34,63 @@ struct Key {
     revoked: AtomicBool,
 }
 
-/// The key a token was verified with: a cheap handle to ask later whether that key still counts.
+/// The key a token was verified with and when that token was issued: a cheap handle to ask later whether it still counts.
 #[derive(Clone)]
-pub struct KeyRef(Arc<Key>);
+pub struct KeyRef {
+    key: Arc<Key>,
+    /// `iat` in Unix seconds; 0 where the token has none.
+    issued_s: u32,
+}
 
 impl KeyRef {
     /// Whether a later reading of the issuer's set no longer had this key. Never becomes false again.
     pub fn is_revoked(&self) -> bool {
-        self.0.revoked.load(Ordering::Acquire)
+        self.key.revoked.load(Ordering::Acquire)
     }
 
     /// The key's `kid`, where its set gives one.
     pub fn kid(&self) -> Option<&str> {
-        self.0.kid.as_deref()
+        self.key.kid.as_deref()
     }
 
     /// Whose key it is: the `iss` of the tokens it signs.
     pub fn issuer(&self) -> &str {
-        &self.0.issuer
+        &self.key.issuer
+    }
+
+    /// When the token was issued, Unix milliseconds; 0 where it does not say.
+    pub fn issued_at_ms(&self) -> i64 {
+        i64::from(self.issued_s) * 1_000
+    }
+
+    /// The same key, of a token issued at this moment.
+    pub(super) fn issued_at(self, issued_at_ms: Option<i64>) -> Self {
+        let issued_s = u32::try_from(issued_at_ms.unwrap_or_default() / 1_000).unwrap_or(u32::MAX);
+        Self { issued_s, ..self }
     }
 
     /// Checks a signature in base64url over the bytes it was made of.
     pub(super) fn verify(&self, signed: &str, signature: &str) -> Result<(), Why> {
-        let algorithm = match self.0.algorithm {
+        let algorithm = match self.key.algorithm {
             TokenAlgorithm::ES256 => Algorithm::ES256,
             TokenAlgorithm::RS256 => Algorithm::RS256,
             TokenAlgorithm::EdDSA => Algorithm::EdDSA,
             TokenAlgorithm::HS256 => Algorithm::HS256,
         };
-        match jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.0.decoding, algorithm) {
+        match jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key.decoding, algorithm) {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(Why::Signature),
         }
     }
 
     fn is_same_as(&self, other: &Self) -> bool {
-        (&self.0.kid, &self.0.thumbprint) == (&other.0.kid, &other.0.thumbprint)
+        (&self.key.kid, &self.key.thumbprint) == (&other.key.kid, &other.key.thumbprint)
     }
 }
 
 impl fmt::Debug for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Key { issuer, kid, algorithm, .. } = self.0.as_ref();
+        let Key { issuer, kid, algorithm, .. } = self.key.as_ref();
         f.debug_struct("KeyRef").field("issuer", issuer).field("kid", kid).field("algorithm", algorithm).finish()
     }
 }
@@ -128,8 +143,8 @@ impl KeySet {
             }
         }
         let mut any = false;
-        for old in former.keys.iter().filter(|old| !self.keys.iter().any(|key| Arc::ptr_eq(&key.0, &old.0))) {
-            old.0.revoked.store(true, Ordering::Release);
+        for old in former.keys.iter().filter(|old| !self.keys.iter().any(|key| Arc::ptr_eq(&key.key, &old.key))) {
+            old.key.revoked.store(true, Ordering::Release);
             tracing::info!(
                 issuer = old.issuer(),
                 kid = old.kid(),
@@ -145,7 +160,7 @@ impl KeySet {
     /// # Errors
     /// [`Why::UnknownKey`] when there is none, [`Why::KeyId`] when it could be several and the token does not say.
     pub(super) fn candidates(&self, kid: Option<&str>, algorithm: TokenAlgorithm) -> Result<Vec<KeyRef>, Why> {
-        let fits = |key: &&KeyRef| key.0.algorithm == algorithm && (kid.is_none() || key.kid() == kid);
+        let fits = |key: &&KeyRef| key.key.algorithm == algorithm && (kid.is_none() || key.kid() == kid);
         let found: Vec<_> = self.keys.iter().filter(fits).cloned().collect();
         match found.len() {
             0 => Err(Why::UnknownKey),
@@ -247,14 +262,17 @@ fn read_key(value: Value, issuer: &Arc<str>, allowed: &[TokenAlgorithm]) -> Resu
         return Err("its kid is not 1 to 256 bytes");
     }
     let decoding = jwk.decoding(algorithm).ok_or("members missing, malformed, too short or too long")?;
-    Ok(KeyRef(Arc::new(Key {
-        issuer: Arc::clone(issuer),
-        thumbprint: jwk.thumbprint(),
-        kid: jwk.kid.map(Into::into),
-        algorithm,
-        decoding,
-        revoked: AtomicBool::new(false),
-    })))
+    Ok(KeyRef {
+        issued_s: 0,
+        key: Arc::new(Key {
+            issuer: Arc::clone(issuer),
+            thumbprint: jwk.thumbprint(),
+            kid: jwk.kid.map(Into::into),
+            algorithm,
+            decoding,
+            revoked: AtomicBool::new(false),
+        }),
+    })
 }
 
 #[cfg(test)]

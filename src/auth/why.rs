@@ -39,7 +39,7 @@ pub enum Why {
     Subject,
     /// The scopes or the devices cannot be read.
     Scope,
-    /// The key was removed from the issuer's set.
+    /// The key was removed from the issuer's set, or key or token were revoked.
     Revoked,
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::http::{Api, Order};
 use crate::socket::client::{Client, ClientError};
 
 /// How long each step may take.
@@ -20,9 +21,12 @@ pub(super) struct SmokeArgs {
     /// A device's token.
     #[arg(long, env = "TIDEGATE_SMOKE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// An application's token: accepted for the command round trip, which comes with the commands.
+    /// An application's token with `commands:write`: with it a command is sent through the API, and answered.
     #[arg(long, env = "TIDEGATE_SMOKE_APP_TOKEN", hide_env_values = true)]
     app_token: Option<String>,
+    /// The API, where it has a port of its own: `https://host`.
+    #[arg(long, value_name = "URL")]
+    api_url: Option<String>,
     /// An authority to trust besides the system's, a PEM file.
     #[arg(long, value_name = "FILE")]
     ca: Option<std::path::PathBuf>,
@@ -57,8 +61,9 @@ async fn steps(args: &SmokeArgs) -> Result<(), String> {
     if ack.get("seq").and_then(Value::as_u64) != Some(1) {
         return Err(format!("ack: expected seq 1, got {ack}"));
     }
-    if args.app_token.is_some() {
-        super::say("skipped  command: this version has no commands yet\n");
+    if let Some(token) = &args.app_token {
+        let api = Api::new(args.api_url.as_deref().unwrap_or(&args.url), token, args.ca.as_deref())?;
+        step("command", command(&api, &mut client, text_of(&welcome, "device_id"))).await?;
     }
     step("close", client.close()).await
 }
@@ -71,6 +76,34 @@ async fn step<T>(name: &str, work: impl Future<Output = Result<T, ClientError>>)
     let value = result.map_err(|error| format!("{name}: {error}"))?;
     super::say(&format!("ok       {name:<8} {:>9.3} ms\n", start.elapsed().as_secs_f64() * 1e3));
     Ok(value)
+}
+
+/// Has the API send this device a command, answers it, and looks whether the API has the answer.
+async fn command(api: &Api, client: &mut Client, device: &str) -> Result<(), ClientError> {
+    let said = format!("{:016x}", fastrand::u64(..));
+    let order = Order { name: "smoke", params: &Value::String(said.clone()).to_string(), ttl_s: 10, wait_s: Some(10) };
+    let asked = async {
+        let answer = api.send(device, &order, &format!("smoke-{said}")).await;
+        answer.map_err(|error| ClientError::Unexpected(error.to_string()))
+    };
+    let answered = async {
+        loop {
+            let command = receive(client, "command").await?;
+            let is_ours = command.get("params").and_then(Value::as_str) == Some(&said);
+            let status = if is_ours { "succeeded" } else { "rejected" };
+            let id = text_of(&command, "id");
+            let ack = json!({"type": "ack", "id": id, "status": status, "result": said});
+            client.send_text(&ack.to_string()).await?;
+            if is_ours {
+                return Ok(());
+            }
+        }
+    };
+    let (answer, ()) = tokio::try_join!(asked, answered)?;
+    match (answer.get("state").and_then(Value::as_str), answer.get("result").and_then(Value::as_str)) {
+        (Some("succeeded"), Some(result)) if result == said => Ok(()),
+        _ => Err(ClientError::Unexpected(answer.to_string())),
+    }
 }
 
 /// The next message of a type; `refused` and `error` end the wait.

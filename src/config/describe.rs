@@ -10,8 +10,8 @@ use super::Config;
 
 const MASK: &str = "********";
 /// Sections in the order in which they are explained.
-pub(super) const SECTIONS: [&str; 10] =
-    ["node", "public", "api", "internal", "auth", "kafka", "redis", "limits", "drain", "telemetry"];
+pub(super) const SECTIONS: [&str; 11] =
+    ["node", "public", "api", "internal", "peer", "auth", "kafka", "redis", "limits", "drain", "telemetry"];
 
 /// The JSON Schema (2020-12) of the configuration file.
 pub fn json_schema() -> Value {

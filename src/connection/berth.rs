@@ -17,6 +17,8 @@ pub(super) struct Greeting {
     pub(super) heartbeat_s: u32,
     pub(super) resume_after: Option<u64>,
     pub(super) registered: Option<bool>,
+    /// Whether commands wait for it.
+    pub(super) commands_wait: bool,
 }
 
 /// Who comes: of which device or application, and what it brought from the door.
@@ -26,29 +28,31 @@ pub(super) struct Comer<'a> {
     pub(super) boot: Option<Boot>,
     pub(super) tenure: Option<Box<Tenure>>,
     pub(super) heartbeat_s: u32,
+    pub(super) max_bytes: Option<usize>,
 }
 
 /// Gives a connection its mailbox, and a device its place in the roster. [`leave`] undoes it.
 pub(super) fn enter(node: &Node, comer: Comer<'_>, now: Now) -> (Arc<Mailbox>, Greeting) {
-    let Comer { kind, key, boot, tenure, heartbeat_s } = comer;
-    let mut greeting = Greeting { heartbeat_s, resume_after: None, registered: None };
+    let Comer { kind, key, boot, tenure, heartbeat_s, max_bytes } = comer;
+    let mut greeting = Greeting { heartbeat_s, resume_after: None, registered: None, commands_wait: false };
     let now_us = Epoch(now.unix_ms.unsigned_abs() * 1_000);
     let Some((tenure, registrar)) = tenure.zip(node.registrar.as_ref()) else {
         let session = SessionId::draw();
         let boot = boot.unwrap_or_else(|| session.into());
-        let mailbox = Arc::new(Mailbox::new(session, boot, Standing::Alone));
+        let mailbox = Arc::new(Mailbox::new(session, boot, Standing::Alone).with_max_bytes(max_bytes));
         if kind == PeerKind::Device {
             node.roster.enter(key, Arc::clone(&mailbox), now_us);
         }
         return (mailbox, greeting);
     };
-    let (mailbox, claimed) = tenure.begin();
+    let (mailbox, claimed) = tenure.begin(max_bytes);
     match claimed {
         Some(claimed) => {
             let last = claimed.last.filter(|last| last.boot == *mailbox.boot());
             greeting.resume_after = last.and_then(|last| last.acked);
             if node.roster.install(key, Arc::clone(&mailbox), claimed.epoch) {
                 registrar.registered(key, &mailbox, claimed.previous.as_ref(), "connected", now.unix_ms);
+                greeting.commands_wait = claimed.commands_wait;
             }
         }
         None => {
@@ -63,6 +67,10 @@ pub(super) fn enter(node: &Node, comer: Comer<'_>, now: Now) -> (Arc<Mailbox>, G
 /// A device has ended its connection.
 pub(super) fn leave(node: &Node, place: &Place, acked: Option<u64>, end: End) {
     let had = node.roster.leave(&place.key, place.mailbox());
+    if let Some(courier) = &node.courier {
+        place.mailbox().close();
+        courier.left(&place.key, place.mailbox());
+    }
     let Some(registrar) = &node.registrar else { return };
     registrar.left(&Left {
         device: &place.key,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 
 use super::Transport;
-use super::pump::{Desk, Held, Pump, State};
+use super::pump::{Desk, Held, Pump};
 use super::witness::{self, End};
 use crate::auth::AuthError;
 use crate::eventlog::{AppendError, Kind, Record, Topic};
@@ -35,12 +35,12 @@ struct Stopped {
 impl<S: Transport> Pump<S> {
     /// Whether the socket is read: not while something that was read waits, nor while the peer does not read us.
     pub(super) fn is_reading(&self) -> bool {
-        matches!(self.state, State::Open) && self.held.is_none() && self.unsent.is_none()
+        self.is_working() && self.held.is_none() && self.unsent.is_none()
     }
 
     /// Tries again what found no room, and goes on behind it.
     pub(super) fn take_held(&mut self, desk: &mut Desk) {
-        if !matches!(self.state, State::Open) {
+        if !self.is_working() {
             return;
         }
         let room = self.session.has_half_room(&self.node.limits);
@@ -176,8 +176,12 @@ impl<S: Transport> Pump<S> {
         let limits =
             CodecLimits { message_bytes: self.node.limits.message_bytes, batch_items: self.node.limits.batch_items };
         let mut stopped = None;
+        let traced = self.is_traced(desk);
         read_frame(self.wire.encoding, frame, limits, skip, &mut |place, item| {
             let kind = witness::received_type(&item);
+            if traced {
+                witness::traced_message(&self.place, kind, &item, frame.len());
+            }
             match self.session.message(item, &self.place.key, &self.node.limits, desk.now) {
                 Step::Append(report) => match self.append(&report, desk) {
                     Ok(()) => {}
@@ -240,6 +244,7 @@ impl<S: Transport> Pump<S> {
     pub(super) fn act(&mut self, step: Step<'_>, desk: &mut Desk) {
         match step {
             Step::Append(_) => {}
+            Step::Order(command) => self.order(command, desk),
             Step::Reply(reply) => self.put(&reply, desk),
             Step::Refuse { message, line } => self.refuse(&message, line, desk),
             Step::Last(message, reason) => {
@@ -247,7 +252,8 @@ impl<S: Transport> Pump<S> {
                 self.close(reason, desk);
             }
             Step::Close(reason) => self.close(reason, desk),
-            Step::Guess { line } => witness::guessed(&self.node, &self.place, line, desk.now),
+            Step::Guess { line } => witness::guessed(&self.node, &self.place, line, true, desk.now),
+            Step::Answer(ack) => self.answer(&ack, desk),
             Step::Verify { token, id } => self.verify(token.into_owned(), id, desk),
         }
     }

@@ -35,6 +35,15 @@ impl Wire {
 impl<S: Transport> Pump<S> {
     pub(super) fn put(&self, message: &GatewayMessage<'_>, desk: &mut Desk) {
         self.wire.put(&self.node, message, desk);
+        if self.is_traced(desk) {
+            witness::traced_answer(&self.place, message, desk.message.len());
+        }
+    }
+
+    /// Whether what comes and goes is to be in the log: one bit where it is not.
+    pub(super) fn is_traced(&self, desk: &Desk) -> bool {
+        let mailbox = self.place.mailbox();
+        mailbox.is_traced() && self.node.traces.is_on(mailbox, desk.now.mono_ms)
     }
 
     /// Puts a ping or a pong in line.
@@ -61,7 +70,7 @@ impl<S: Transport> Pump<S> {
             return self.finish(End::Gateway(reason), why, 0, desk);
         }
         let waits = reason.advice() == Advice::ReconnectAfterHint;
-        let retry_after_ms = waits.then(|| self.node.retry_after_ms());
+        let retry_after_ms = waits.then(|| self.node.retry_after_ms(u64::MAX));
         let error = GatewayMessage::Error { code: reason.text(), message: why.into(), retry_after_ms };
         self.put(&error, desk);
         if !(self.wire.close_drop && reason.comes_back()) {

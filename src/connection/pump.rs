@@ -12,15 +12,16 @@ use std::task::{Context, Poll};
 
 use super::berth::{self, Comer, Greeting};
 use super::witness::{self, End};
-use super::{Entry, Node, STOP_WITHIN_MS, TICK_MS, Transport};
+use super::{Entry, Node, STOP_STALLED_MS, STOP_WITHIN_MS, TICK_MS, Transport};
 use crate::auth::{AuthError, Identity, KeyRef, Verified};
 use crate::eventlog::Flow;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
-use crate::mailbox::{Letter, Mailbox, Signal};
+use crate::mailbox::{Mailbox, Signal};
 use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{GatewayMessage, PauseReason, Welcome};
 use crate::receipts::Seat;
+use crate::revocations::Denial;
 use crate::session::Now;
 use crate::session::device::{Due, Session, Verdict};
 use crate::socket::decoder::Decoder;
@@ -28,7 +29,7 @@ use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{ConnectionState, PeerKind, SentType, Tally};
 
 /// What is read at once, and what the thread's buffers shrink to.
-const SCRATCH_BYTES: usize = 32 * 1024;
+pub(super) const SCRATCH_BYTES: usize = 32 * 1024;
 
 /// What a turn works with and leaves behind empty: one a thread.
 pub(super) struct Desk {
@@ -118,9 +119,15 @@ pub(super) enum State {
     /// Nobody was greeted yet.
     New(Box<Greeting>),
     Open,
+    /// Works on, told to be gone by this moment.
+    Leaving {
+        until: u32,
+        reason: CloseReason,
+    },
     /// Reads no more; closes when all is settled, and at this moment anyway.
     Stopping {
         until: u32,
+        reason: CloseReason,
     },
     /// The last frame is written or on its way; waits for the peer's end.
     Closing {
@@ -159,9 +166,14 @@ impl<S: Transport> Pump<S> {
     pub(super) fn enter(stream: S, entry: Entry, node: Arc<Node>) -> Self {
         let now = node.now();
         let heartbeat_s = u32::try_from(entry.heartbeat_s).unwrap_or(u32::MAX / 1_000);
-        let comer = Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s };
+        let max_bytes = entry.max_bytes;
+        let comer =
+            Comer { kind: entry.kind, key: &entry.key, boot: entry.boot, tenure: entry.tenure, heartbeat_s, max_bytes };
         let (mailbox, greeting) = berth::enter(&node, comer, now);
         let seat = node.receipts.seat(entry.key.tenant(), mailbox);
+        if let Some(app) = entry.app {
+            node.apps.enter(seat.mailbox().session(), *app);
+        }
         let place = Place { seat, key: entry.key, signed_by: entry.signed_by };
         witness::connected(&place);
         node.metrics.connections.of(ConnectionState::Open, entry.kind).inc();
@@ -218,10 +230,10 @@ impl<S: Transport> Pump<S> {
         if !self.count_held() {
             self.close(CloseReason::Overloaded, desk);
         }
-        if let State::Stopping { until } = self.state
+        if let State::Stopping { until, reason } = self.state
             && (self.session.window().is_empty() || tick(desk.now.mono_ms) >= until)
         {
-            self.close(CloseReason::Restart, desk);
+            self.close(reason, desk);
         }
         again
     }
@@ -246,9 +258,17 @@ impl<S: Transport> Pump<S> {
         };
         self.put(&GatewayMessage::Welcome(welcome), desk);
         self.tell_flow(desk);
+        if greeting.commands_wait
+            && let Some(courier) = &self.node.courier
+        {
+            courier.ring(&self.place.key, self.place.mailbox());
+        }
+        // What came between the door and the place in the roster was told to nobody.
+        self.look_at_rights(desk);
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
+        self.begin_leave(desk);
     }
 
     // ---- what the node left -------------------------------------------------------------------------------------
@@ -257,33 +277,58 @@ impl<S: Transport> Pump<S> {
     fn take_mail(&mut self, desk: &mut Desk) -> bool {
         let settled = self.place.mailbox().take_settled();
         if settled.ended != 0 {
+            let traced = self.is_traced(desk);
             let (wire, node, place) = (self.wire, &self.node, &self.place);
             self.session.settled(settled, |reply| {
                 if let GatewayMessage::Refused { code, seq, .. } = reply {
                     witness::refused(node, place, code, seq, true, desk.now);
                 }
                 wire.put(node, &reply, desk);
+                if traced {
+                    witness::traced_answer(place, &reply, desk.message.len());
+                }
             });
         }
         let signals = self.place.mailbox().take_signals();
+        if signals.has(Signal::Leave) {
+            self.begin_leave(desk);
+        }
         if signals.has(Signal::Flow) {
             self.tell_flow(desk);
         }
-        if signals.has(Signal::Keys) && self.place.signed_by.as_ref().is_some_and(KeyRef::is_revoked) {
-            self.close(CloseReason::TokenRevoked, desk);
+        if signals.has(Signal::Keys) {
+            self.look_at_rights(desk);
         }
         if signals.has(Signal::Prove) {
             self.put_control(SentType::WsPing, &[], desk);
         }
         if signals.has(Signal::Letter) {
-            while let Some(Letter::Close(reason)) = self.place.mailbox().take_letter() {
-                self.close(reason, desk);
-            }
+            self.take_letters(desk);
+        }
+        if signals.has(Signal::Demand) {
+            self.put_control(SentType::WsPing, &[], desk);
+            self.session.demand(desk.now);
+        }
+        if signals.has(Signal::Guess) {
+            let step = self.session.guess(&self.node.limits, desk.now);
+            self.act_on_guess(step, desk);
         }
         if signals.has(Signal::Stop) {
             self.begin_stop(desk);
         }
         signals.has(Signal::Tick)
+    }
+
+    /// Ends where it may not be here any more.
+    fn look_at_rights(&mut self, desk: &mut Desk) {
+        let signed_by = self.place.signed_by.as_ref();
+        let is_device = self.session.kind() == PeerKind::Device;
+        match self.node.revocations.denial(&self.place.key, is_device, signed_by) {
+            Some(Denial::Blocked) => self.close(CloseReason::Blocked, desk),
+            Some(Denial::Revoked) => self.close(CloseReason::TokenRevoked, desk),
+            None if signed_by.is_some_and(KeyRef::is_revoked) => self.close(CloseReason::TokenRevoked, desk),
+            None => {}
+        }
     }
 
     fn tell_flow(&mut self, desk: &mut Desk) {
@@ -292,19 +337,37 @@ impl<S: Transport> Pump<S> {
         }
     }
 
-    /// Says that the node goes, and reads no more: what was received and not taken is the device's to send again.
+    /// Says that it is time to connect elsewhere, where it is. Until the deadline everything goes on as before.
+    fn begin_leave(&mut self, desk: &mut Desk) {
+        let Some(departure) = self.node.departure().filter(|_| matches!(self.state, State::Open)) else { return };
+        let deadline_ms = departure.deadline_ms(desk.now);
+        // Rather half a second late than early.
+        let until = tick(desk.now.mono_ms + deadline_ms) + 1;
+        self.say_goaway(departure.reason, deadline_ms, deadline_ms / 2, desk);
+        self.state = State::Leaving { until, reason: departure.reason };
+    }
+
+    /// The node stops: whoever was not told to leave is told now.
     fn begin_stop(&mut self, desk: &mut Desk) {
-        if !matches!(self.state, State::Open) {
-            return;
+        match self.state {
+            State::Open => self.say_goaway(CloseReason::Restart, STOP_WITHIN_MS, u64::MAX, desk),
+            State::Leaving { .. } => {}
+            _ => return,
         }
-        let goaway = GatewayMessage::Goaway {
-            reason: CloseReason::Restart.text(),
-            retry_after_ms: self.node.retry_after_ms(),
-            deadline_ms: STOP_WITHIN_MS,
-        };
-        self.put(&goaway, desk);
+        self.read_no_more(CloseReason::Restart, desk);
+    }
+
+    fn say_goaway(&self, reason: CloseReason, deadline_ms: u64, retry_within_ms: u64, desk: &mut Desk) {
+        let retry_after_ms = self.node.retry_after_ms(retry_within_ms);
+        self.put(&GatewayMessage::Goaway { reason: reason.text(), retry_after_ms, deadline_ms }, desk);
+        self.node.metrics.shed.inc();
+    }
+
+    /// From here on only what was taken is settled: what was received and not taken is the device's to send again.
+    fn read_no_more(&mut self, reason: CloseReason, desk: &Desk) {
         self.held = None;
-        self.state = State::Stopping { until: tick(desk.now.mono_ms + STOP_WITHIN_MS) };
+        let within_ms = if self.node.is_stalled() { STOP_STALLED_MS } else { STOP_WITHIN_MS };
+        self.state = State::Stopping { until: tick(desk.now.mono_ms + within_ms), reason };
     }
 
     fn take_verdict(&mut self, cx: &mut Context<'_>, desk: &mut Desk) {
@@ -315,10 +378,14 @@ impl<S: Transport> Pump<S> {
         let verdict = match verdict {
             Ok(verified) if self.is_same(&verified.identity) => {
                 self.place.signed_by = Some(verified.key);
+                if let Identity::App(app) = verified.identity {
+                    self.node.apps.enter(self.place.id(), app);
+                }
                 Verdict::Good { expires_at_ms: verified.expires_at_ms }
             }
             Ok(_) => Verdict::Foreign,
-            Err(AuthError::Unauthorized(_)) => Verdict::Bad,
+            // Its own block it learns by its mailbox; this may be another's token.
+            Err(AuthError::Unauthorized(_) | AuthError::Blocked) => Verdict::Bad,
             Err(AuthError::KeysUnavailable { retry_after_s }) => Verdict::Unknown { retry_after_s },
         };
         let step = self.session.verified(id.map(Cow::Owned), verdict, &self.node.limits, desk.now);
@@ -335,6 +402,11 @@ impl<S: Transport> Pump<S> {
 
     fn take_time(&mut self, ticked: bool, desk: &mut Desk) {
         let now = desk.now;
+        if let State::Leaving { until, reason } = self.state
+            && tick(now.mono_ms) >= until
+        {
+            self.read_no_more(reason, desk);
+        }
         if !self.is_reading() {
             self.session.not_reading(now);
             self.decoder.not_reading(now.mono_ms);
@@ -372,6 +444,9 @@ impl<S: Transport> Pump<S> {
                 if !self.is_reading() {
                     due_ms = due_ms.min(now.mono_ms + TICK_MS);
                 }
+                if let State::Leaving { until, .. } = self.state {
+                    due_ms = due_ms.min(u64::from(until) * TICK_MS);
+                }
                 u32::try_from(due_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX - 1)
             }
         };
@@ -386,7 +461,9 @@ impl<S: Transport> Pump<S> {
             .as_ref()
             .map_or(0, |held| held.rest.capacity() + held.frame.as_ref().map_or(0, |(frame, _)| frame.len()));
         let unsent = self.unsent.as_ref().map_or(0, |unsent| unsent.bytes.capacity());
-        let holds = u32::try_from(self.decoder.held_bytes() + held + unsent).unwrap_or(u32::MAX);
+        // Commands wait in the mailbox while the socket takes nothing.
+        let orders = if self.unsent.is_some() { self.place.mailbox().waiting_orders().1 } else { 0 };
+        let holds = u32::try_from(self.decoder.held_bytes() + held + unsent + orders).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut self.counted, holds);
         if holds > before {
             return self.place.seat.park((holds - before) as usize);
@@ -398,6 +475,11 @@ impl<S: Transport> Pump<S> {
     }
 
     // ---- the end ------------------------------------------------------------------------------------------------
+
+    /// Whether messages are taken.
+    pub(super) fn is_working(&self) -> bool {
+        matches!(self.state, State::Open | State::Leaving { .. })
+    }
 
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing { .. })
@@ -456,6 +538,8 @@ impl<S> Drop for Pump<S> {
         };
         if kind == PeerKind::Device {
             berth::leave(&self.node, &self.place, self.session.window().acked(), end);
+        } else {
+            self.node.apps.leave(self.place.id());
         }
         metrics.connections.of(state, kind).dec();
         for reason in [PauseReason::Log, PauseReason::Rate] {

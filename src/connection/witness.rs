@@ -126,13 +126,47 @@ pub(super) fn refused(node: &Node, place: &Place, code: RefusalCode, seq: Option
     );
 }
 
-/// An answer came to a command that was never sent.
-pub(super) fn guessed(node: &Node, place: &Place, line: bool, now: Now) {
-    node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
+/// An answer came to a command that was never sent. `count`: nobody counted it yet.
+pub(super) fn guessed(node: &Node, place: &Place, line: bool, count: bool, now: Now) {
+    if count {
+        node.metrics.security_events.of(SecurityEvent::GuessedCommand).inc();
+    }
     let key = &place.key;
     line!(
         line && node.lines.take(now), session = %place.id(), tenant = key.tenant(), device = key.device(),
         security = SecurityEvent::GuessedCommand.as_str(), "an answer to a command that was never sent"
+    );
+}
+
+/// What came from a connection that is traced: its outline, not what it says.
+pub(super) fn traced_message(
+    place: &Place,
+    kind: ReceivedType,
+    item: &Result<DeviceMessage<'_>, Refusal>,
+    frame_bytes: usize,
+) {
+    let (seq, bytes) = match item {
+        Ok(DeviceMessage::Report(report)) => (report.seq, report.json.len()),
+        Err(refusal) => (refusal.seq, frame_bytes),
+        Ok(_) => (None, frame_bytes),
+    };
+    let (key, refused) = (&place.key, item.as_ref().err().map(|refusal| refusal.code.as_str()));
+    tracing::info!(
+        session = %place.id(), tenant = key.tenant(), device = key.device(), from = "device", kind = kind.as_str(),
+        seq, bytes, refused, "trace"
+    );
+}
+
+/// What was sent to one.
+pub(super) fn traced_answer(place: &Place, message: &GatewayMessage<'_>, bytes: usize) {
+    let (key, kind) = (&place.key, sent_type(message).as_str());
+    let seq = match message {
+        GatewayMessage::Ack { seq } => Some(*seq),
+        GatewayMessage::Refused { seq, .. } => *seq,
+        _ => None,
+    };
+    tracing::info!(
+        session = %place.id(), tenant = key.tenant(), device = key.device(), from = "gateway", kind, seq, bytes, "trace"
     );
 }
 
@@ -144,6 +178,7 @@ pub(super) const fn received_type(item: &Result<DeviceMessage<'_>, Refusal>) -> 
             ReportKind::Status => ReceivedType::Status,
         },
         Ok(DeviceMessage::CommandAck(_)) => ReceivedType::Ack,
+        Ok(DeviceMessage::Command(_)) => ReceivedType::Command,
         Ok(DeviceMessage::Auth { .. }) => ReceivedType::Auth,
         Ok(DeviceMessage::Ping { .. }) => ReceivedType::Ping,
         Err(_) => ReceivedType::Invalid,
@@ -158,6 +193,8 @@ pub(super) const fn sent_type(message: &GatewayMessage<'_>) -> SentType {
         GatewayMessage::Refused { .. } => SentType::Refused,
         GatewayMessage::Pause { .. } => SentType::Pause,
         GatewayMessage::Resume { .. } => SentType::Resume,
+        GatewayMessage::Command { .. } => SentType::Command,
+        GatewayMessage::CommandState(_) => SentType::CommandState,
         GatewayMessage::AuthDue { .. } => SentType::AuthDue,
         GatewayMessage::Goaway { .. } => SentType::Goaway,
         GatewayMessage::Error { .. } => SentType::Error,
@@ -191,6 +228,9 @@ const fn refused_code(code: RefusalCode) -> RefusedCode {
         RefusalCode::Forbidden => RefusedCode::Forbidden,
         RefusalCode::Rate => RefusedCode::Rate,
         RefusalCode::InvalidToken => RefusedCode::InvalidToken,
+        RefusalCode::Conflict => RefusedCode::Conflict,
+        RefusalCode::NotConnected => RefusedCode::NotConnected,
+        RefusalCode::Unavailable => RefusedCode::Unavailable,
     }
 }
 

@@ -84,15 +84,21 @@ impl Text {
     }
 
     fn event_id(&mut self, record: &Record<'_>) {
-        let state: Option<&[u8]> = match record.kind {
-            Kind::Report => None,
-            Kind::Online => Some(b":online"),
-            Kind::Offline => Some(b":offline"),
+        let (first, state) = match record.kind {
+            Kind::Report => return self.report_id(record),
+            Kind::Online => (record.epoch.0, &b":online"[..]),
+            Kind::Offline => (record.epoch.0, &b":offline"[..]),
+            Kind::Command { id, version } => {
+                self.push(id.to_string().as_bytes());
+                self.push(b":");
+                (u64::from(version), &b""[..])
+            }
         };
-        if let Some(state) = state {
-            self.push(itoa::Buffer::new().format(record.epoch.0).as_bytes());
-            return self.push(state);
-        }
+        self.push(itoa::Buffer::new().format(first).as_bytes());
+        self.push(state);
+    }
+
+    fn report_id(&mut self, record: &Record<'_>) {
         self.push(record.boot.as_str().as_bytes());
         self.push(b":");
         match record.seq {
@@ -246,6 +252,11 @@ mod tests {
         ];
         assert_eq!(of(&record), expected.map(|(name, value)| (name, value.to_owned())));
         let fresh = of(&Record { seq: None, ..record.clone() });
+        let id = crate::id::CommandId::of(&key, "console", "k1");
+        let command = Kind::Command { id, version: 3 };
+        let changed = of(&Record { seq: None, kind: command, topic: Topic::CommandEvents, ..record.clone() });
+        assert_eq!(value(&changed, "ce_id"), Some("6569b1128f2de97997906fcaf49c3cf0:3"));
+        assert_eq!(value(&changed, "ce_type"), Some("tidegate.command.v1"));
         let gone = of(&Record { seq: None, kind: Kind::Offline, topic: Topic::Status, ..record.clone() });
         let presence = (value(&gone, "ce_id"), value(&gone, "ce_type"));
         assert_eq!(presence, (Some("9:offline"), Some("tidegate.presence.v1")));

@@ -5,9 +5,12 @@
 //! tried again for ever, except the one record that the broker says will never fit.
 
 mod config;
+pub mod follow;
+pub mod group;
 mod lane;
 mod supervisor;
 pub mod topics;
+mod writer;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -22,6 +25,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use config::{KafkaConfig, Preset, SaslMechanism, Security};
 use lane::{Lane, Room, lock};
+pub use writer::KafkaWriter;
 
 use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic, publish};
 use crate::limits::Limits;
@@ -41,7 +45,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// A topic is missing or forbidden: exit 78.
-    #[error("topic {topic}: {reason}. Make it with `tidegate topics --apply`, or let this user write to it")]
+    #[error("topic {topic}: {reason}. Make it with `tidegate topics --apply`, or let this user use it")]
     Topic {
         /// The topic's full name.
         topic: String,
@@ -103,7 +107,7 @@ impl LaneState {
 
 /// The event log in Kafka.
 pub struct KafkaLog {
-    lanes: [Arc<Lane>; 2],
+    lanes: [Arc<Lane>; 3],
     ended: Mutex<Vec<oneshot::Receiver<usize>>>,
 }
 
@@ -112,7 +116,7 @@ impl KafkaLog {
     /// how many records may be pending in `metrics`, where every record that ended is counted.
     ///
     /// That this user may write shows only when it writes: one probe record goes to the topic `status`. Brokers that
-    /// let it write there and not to `telemetry` are found by the first update.
+    /// let it write there and not to `telemetry` or `command-events` are found by the first record for it.
     ///
     /// Blocks for up to `timeout`: call it from a thread that may (`spawn_blocking`).
     ///
@@ -138,8 +142,9 @@ impl KafkaLog {
         };
         let mut ended = Vec::new();
         let start = |(topic, name)| Arc::new(Lane::new(topic, name, room, Arc::clone(&deliveries), metrics.clone()));
-        let [telemetry, status] = names;
-        let lanes = [(Topic::Telemetry, telemetry), (Topic::Status, status)].map(start);
+        let [telemetry, status, commands] = names;
+        let lanes =
+            [(Topic::Telemetry, telemetry), (Topic::Status, status), (Topic::CommandEvents, commands)].map(start);
         let log_lanes = lanes.clone();
         let log = |ended| Self { lanes: log_lanes, ended: Mutex::new(ended) };
         for lane in &lanes {
@@ -193,15 +198,16 @@ impl KafkaLog {
     }
 
     /// How each topic's producer is.
-    pub fn states(&self) -> [(Topic, LaneState); 2] {
+    pub fn states(&self) -> [(Topic, LaneState); 3] {
         self.lanes.each_ref().map(|lane| (lane.topic, state_of(lane)))
     }
 
     fn lane(&self, topic: Topic) -> &Arc<Lane> {
-        let [telemetry, status] = &self.lanes;
+        let [telemetry, status, commands] = &self.lanes;
         match topic {
             Topic::Telemetry => telemetry,
             Topic::Status => status,
+            Topic::CommandEvents => commands,
         }
     }
 }
@@ -232,12 +238,16 @@ impl EventLog for KafkaLog {
         self.lane(record.topic).append(record, ticket)
     }
 
-    /// `stalled_ms` is that of the topic which is worst off: one that is missing counts although others go on.
+    /// `stalled_ms` is that of the topic which is worst off: one that is missing counts although others go on. That of
+    /// commands does not count: devices would be told to hold what is not for it.
     fn pending(&self) -> Pending {
-        self.lanes.iter().map(|lane| lane.pending()).fold(Pending::default(), |sum, lane| Pending {
-            messages: sum.messages + lane.messages,
-            bytes: sum.bytes + lane.bytes,
-            stalled_ms: sum.stalled_ms.max(lane.stalled_ms),
+        self.lanes.iter().map(|lane| (lane.topic, lane.pending())).fold(Pending::default(), |sum, (topic, lane)| {
+            let stalled_ms = if topic == Topic::CommandEvents { 0 } else { lane.stalled_ms };
+            Pending {
+                messages: sum.messages + lane.messages,
+                bytes: sum.bytes + lane.bytes,
+                stalled_ms: sum.stalled_ms.max(stalled_ms),
+            }
         })
     }
 

@@ -13,6 +13,7 @@ pub(super) fn count(metrics: &Metrics, topic: Topic, outcome: Outcome, received_
     let topic = match topic {
         Topic::Telemetry => PublishTopic::Telemetry,
         Topic::Status => PublishTopic::Status,
+        Topic::CommandEvents => PublishTopic::CommandEvents,
     };
     let outcome = match outcome {
         Outcome::Stored => PublishOutcome::Stored,

@@ -1,6 +1,6 @@
 //! One event as it is stored: a CloudEvent in the Kafka binding's binary mode, from an identity, never from a message.
 
-use crate::id::{Boot, DeviceKey, Epoch};
+use crate::id::{Boot, CommandId, DeviceKey, Epoch};
 
 /// The topics the gateway writes to, without their configured prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,17 +9,20 @@ pub enum Topic {
     Telemetry,
     /// `status`: health reports and presence.
     Status,
+    /// `command-events`: what became of commands.
+    CommandEvents,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 2] = [Self::Telemetry, Self::Status];
+    pub const ALL: [Self; 3] = [Self::Telemetry, Self::Status, Self::CommandEvents];
 
     /// The name without prefix; also the metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Telemetry => "telemetry",
             Self::Status => "status",
+            Self::CommandEvents => "command-events",
         }
     }
 }
@@ -33,6 +36,13 @@ pub enum Kind {
     Online,
     /// It is not any more.
     Offline,
+    /// A command changed.
+    Command {
+        /// Which.
+        id: CommandId,
+        /// The version it has by that.
+        version: u32,
+    },
 }
 
 /// A record to append. Times are Unix milliseconds.
@@ -47,14 +57,14 @@ pub struct Record<'a> {
     /// The scope of `seq`.
     pub boot: &'a Boot,
     /// The device's number: `ce_id` is `<boot>:<seq>`; without one a fresh id (`<boot>:-<16 hex digits>`). Presence has
-    /// none, and its id is `<epoch>:online` or `<epoch>:offline`.
+    /// none, and its id is `<epoch>:online` or `<epoch>:offline`; nor have commands, whose is `<command>:<version>`.
     pub seq: Option<u64>,
     /// The device's claim of when. `ce_time` where it lies within 30 days before and an hour after `received_ms`, else
     /// `received_ms` is, with `tg_clock_suspect: true`.
     pub timestamp_ms: Option<i64>,
-    /// When the gateway received it: `tg_received_at`.
+    /// When the gateway received it, or when what it tells was: `tg_received_at`.
     pub received_ms: i64,
-    /// The connection's epoch: `tg_epoch`.
+    /// The connection's epoch: `tg_epoch`. 0 for a command that no connection had.
     pub epoch: Epoch,
     /// W3C trace context, handed through where the device's own is trusted.
     pub traceparent: Option<&'a str>,
@@ -66,9 +76,10 @@ impl Record<'_> {
     /// `ce_type`.
     pub const fn event_type(&self) -> &'static str {
         match (self.kind, self.topic) {
-            (Kind::Report, Topic::Telemetry) => "tidegate.update.v1",
             (Kind::Report, Topic::Status) => "tidegate.status.v1",
+            (Kind::Report, _) => "tidegate.update.v1",
             (Kind::Online | Kind::Offline, _) => "tidegate.presence.v1",
+            (Kind::Command { .. }, _) => "tidegate.command.v1",
         }
     }
 }

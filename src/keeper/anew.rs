@@ -52,6 +52,9 @@ impl Keeper {
         registrar.no_longer_provisional(device, mailbox);
         if self.parts.roster.promote(device, mailbox, claimed.epoch) {
             registrar.registered(device, mailbox, claimed.previous.as_ref(), "registered", unix_ms());
+            if claimed.commands_wait {
+                self.ring(device, mailbox);
+            }
         } else {
             let (life, fence) = (registrar.life(), Fence::Epoch(claimed.epoch));
             registrar.release(Release { life, device: device.clone(), fence, last: None, offline: None });

@@ -78,7 +78,7 @@ impl Keeper {
 }
 
 /// Waits until something ended.
-async fn settled(mailbox: &Mailbox) -> Settled {
+pub(crate) async fn settled(mailbox: &Mailbox) -> Settled {
     poll_fn(|cx| {
         mailbox.register(cx.waker());
         let settled = mailbox.take_settled();

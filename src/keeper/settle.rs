@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use super::{Keeper, lock, rendezvous, unix_ms};
-use crate::ownership::{Fence, Held, NodeLife, OwnershipError, View};
+use super::{Keeper, lock, unix_ms};
+use crate::ownership::{Fence, Held, NodeLife, OwnershipError, View, rendezvous};
 use crate::registrar::presence::Presence;
 
 /// Devices that are settled at once.

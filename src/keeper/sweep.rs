@@ -137,12 +137,14 @@ impl Keeper {
         let life = self.parts.registrar.life();
         match self.parts.registrar.directory().ownership().reassert(&life, &held).await {
             Ok(Reasserted::Kept) => {}
-            Ok(Reasserted::Written { .. }) => {
+            Ok(Reasserted::Written { commands_wait }) => {
                 tracing::debug!(%device, epoch = held.epoch.0, "a row was entered again");
                 // It may have ended while it was written.
                 if !self.has(device, mailbox) {
                     let (device, fence) = (device.clone(), Fence::Epoch(held.epoch));
                     self.parts.registrar.release(Release { life, device, fence, last: None, offline: None });
+                } else if commands_wait {
+                    self.ring(device, mailbox);
                 }
             }
             Ok(Reasserted::Settled) => self.claim_anew(device, mailbox, true).await,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Claim, Claimed, Member, NodeLife, OwnershipError, Profile, Renewed, Row, SharedOwnership, View};
@@ -34,13 +35,20 @@ pub struct Directory {
     /// When the membership was last read for the sake of a row.
     refreshed: Mutex<Option<Instant>>,
     highest: AtomicU64,
+    tidings: watch::Sender<()>,
 }
 
 impl Directory {
     /// Knows nobody before the first renewal.
     pub fn new(ownership: SharedOwnership) -> Self {
         let seen = Seen { view: Arc::default(), at: Instant::now() };
-        Self { ownership, seen: Mutex::new(seen), refreshed: Mutex::default(), highest: AtomicU64::new(0) }
+        Self {
+            ownership,
+            seen: Mutex::new(seen),
+            refreshed: Mutex::default(),
+            highest: AtomicU64::new(0),
+            tidings: watch::Sender::new(()),
+        }
     }
 
     /// The seam itself, for what needs no view.
@@ -51,6 +59,24 @@ impl Directory {
     /// The membership as it was last heard.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&lock(&self.seen).view)
+    }
+
+    /// Changes with each [`Directory::view`].
+    pub fn views(&self) -> watch::Receiver<()> {
+        self.tidings.subscribe()
+    }
+
+    /// The live member of this life, as far as is known here; the membership is read anew where it is not.
+    ///
+    /// # Errors
+    /// [`OwnershipError`]: it is unknown and the membership cannot be read.
+    pub async fn member(&self, life: &NodeLife) -> Result<Option<Member>, OwnershipError> {
+        self.living(life).await
+    }
+
+    /// Whether this life's lease runs, as far as is known here.
+    pub fn knows(&self, life: &NodeLife) -> bool {
+        self.known(life).is_some()
     }
 
     /// The highest epoch heard of: what a claim is above, beside what this node holds.
@@ -144,6 +170,7 @@ impl Directory {
     fn hear(&self, view: &View) {
         self.highest.fetch_max(view.highest, Ordering::Relaxed);
         *lock(&self.seen) = Seen { view: Arc::new(view.clone()), at: Instant::now() };
+        self.tidings.send_replace(());
     }
 }
 

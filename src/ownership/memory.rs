@@ -5,9 +5,9 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Member, NodeLife,
-    NodeState, Ownership, OwnershipError, OwnershipFuture, Page, Profile, Reasserted, Renewed, Row, SETTLE_AFTER_MS,
-    TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
+    Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Listed, Member,
+    NodeLife, NodeState, Ownership, OwnershipError, OwnershipFuture, Page, Past, Profile, Reasserted, Renewed, Row,
+    SETTLE_AFTER_MS, Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
 };
 use crate::id::{DeviceKey, Epoch};
 
@@ -50,6 +50,11 @@ impl MemoryOwnership {
     /// Empty, by this clock; `queues` is asked at each claim.
     pub fn new(clock: Clock, queues: Queues) -> Self {
         Self { clock, queues, state: Mutex::new(State { identity: 1, ..State::default() }) }
+    }
+
+    /// A device's row, for what lies beside it in memory.
+    pub fn holder(&self, device: &DeviceKey) -> Option<Row> {
+        self.lock().rows.get(device).map(|entry| entry.row.clone())
     }
 
     /// Forgets everything, as `FLUSHALL` does.
@@ -143,6 +148,8 @@ impl MemoryOwnership {
         };
         state.rows.insert(claim.device.clone(), Entry { row, since_ms, takeovers });
         state.held.entry(claim.life.clone()).or_default().insert(claim.device.to_string());
+        // How it ended is nothing to a device that connects.
+        let last = last.map(|last| Last { end: None, ..last });
         Ok(Claimed { epoch, previous, last, commands_wait })
     }
 
@@ -177,6 +184,21 @@ impl MemoryOwnership {
             }
         }
         removed
+    }
+
+    fn do_past(&self, device: &DeviceKey) -> Option<Past> {
+        let state = self.lock();
+        state.last.get(device).map(|(epoch, last)| Past { epoch: *epoch, last: last.clone() })
+    }
+
+    fn do_list(&self, life: &NodeLife, stretch: Stretch<'_>) -> Listed {
+        let state = self.lock();
+        let Some(held) = state.held.get(life) else { return Listed::default() };
+        let range = (Bound::Excluded(stretch.above.to_owned()), Bound::Excluded(stretch.below.to_owned()));
+        // A range that ends before it begins is none to the tree.
+        let names = (stretch.above < stretch.below).then(|| held.range(range)).into_iter().flatten();
+        let limit = usize::try_from(stretch.limit).unwrap_or(usize::MAX);
+        Listed { devices: names.take(limit).filter_map(|name| parse(name)).collect(), all: held.len() as u64 }
     }
 
     fn do_reassert(&self, life: &NodeLife, held: &Held) -> Reasserted {
@@ -246,10 +268,7 @@ impl MemoryOwnership {
         let from = after.map_or(Bound::Unbounded, |device| Bound::Excluded(device.to_string()));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let names = state.held.get(dead).into_iter().flat_map(|held| held.range((from.clone(), Bound::Unbounded)));
-        let devices: Vec<DeviceKey> = names
-            .take(limit)
-            .filter_map(|name| name.split_once('/').and_then(|(tenant, device)| DeviceKey::new(tenant, device).ok()))
-            .collect();
+        let devices: Vec<DeviceKey> = names.take(limit).filter_map(|name| parse(name)).collect();
         let next = devices.last().filter(|_| devices.len() == limit).cloned();
         let mut settled = Vec::new();
         for device in devices {
@@ -264,6 +283,11 @@ impl MemoryOwnership {
         }
         Page { settled, next }
     }
+}
+
+/// A device by its name in a list.
+fn parse(name: &str) -> Option<DeviceKey> {
+    name.split_once('/').and_then(|(tenant, device)| DeviceKey::new(tenant, device).ok())
 }
 
 /// The one there is.
@@ -307,7 +331,15 @@ impl Ownership for MemoryOwnership {
     }
 
     fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
-        ready(Ok(self.lock().rows.get(device).map(|entry| entry.row.clone())))
+        ready(Ok(self.holder(device)))
+    }
+
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
+        ready(Ok(self.do_past(device)))
+    }
+
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
+        ready(Ok(self.do_list(life, stretch)))
     }
 
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LAST_KEPT_S, LEASE_MS, Last, NodeLife,
-    NodeState, Ownership, OwnershipError, OwnershipFuture, Page, Profile, Reasserted, Renewed, Row, SETTLE_AFTER_MS,
-    TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
+    Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LAST_KEPT_S, LEASE_MS, Last, Listed, NodeLife,
+    NodeState, Ownership, OwnershipError, OwnershipFuture, Page, Past, Profile, Reasserted, Renewed, Row,
+    SETTLE_AFTER_MS, Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
 };
 use crate::id::{DeviceKey, Epoch};
 use crate::store::{Arg, CALL_WITHIN, Primary, Script, Store, StoreError, Value, keys};
@@ -139,8 +139,11 @@ impl RedisOwnership {
         };
         let boot = last.map(|last| last.boot.as_str()).unwrap_or_default();
         let acked = last.and_then(|last| last.acked).map(|seq| seq.to_string()).unwrap_or_default();
+        let end = last.and_then(|last| last.end.as_ref());
+        let code = end.map(|(code, _)| code.to_string()).unwrap_or_default();
+        let initiator = end.map(|(_, initiator)| initiator.as_ref()).unwrap_or_default();
         let incarnation = life.incarnation.to_string();
-        let args: [Arg<'_>; 7] = [
+        let args: [Arg<'_>; 9] = [
             life.node.as_str().into(),
             (&incarnation).into(),
             field.into(),
@@ -148,6 +151,8 @@ impl RedisOwnership {
             boot.into(),
             (&acked).into(),
             LAST_KEPT_S.into(),
+            (&code).into(),
+            initiator.into(),
         ];
         Ok(self.store.run(&RELEASE, &[&own, &hints], &args).await?.unsigned()?)
     }
@@ -252,6 +257,28 @@ impl RedisOwnership {
         Ok(Page { settled, next })
     }
 
+    async fn list_some(&self, life: &NodeLife, stretch: Stretch<'_>) -> Result<Listed, OwnershipError> {
+        let held = held_key(life);
+        let count = [(&held).into()];
+        let all = self.store.command("ZCARD", &held, &count);
+        if stretch.limit == 0 {
+            return Ok(Listed { devices: Vec::new(), all: all.await?.unsigned()? });
+        }
+        let (above, below) = (format!("({}", stretch.above), format!("({}", stretch.below));
+        let args: [Arg<'_>; 7] = [
+            (&held).into(),
+            (&above).into(),
+            (&below).into(),
+            "BYLEX".into(),
+            "LIMIT".into(),
+            0_u64.into(),
+            stretch.limit.into(),
+        ];
+        let (names, all) = tokio::try_join!(self.store.command("ZRANGE", &held, &args), all)?;
+        let devices = names.list()?.into_iter().map(read::device).collect::<Result<_, _>>()?;
+        Ok(Listed { devices, all: all.unsigned()? })
+    }
+
     async fn inspect_one(&self, primary: &Primary, life: &NodeLife, sample: &[&Held]) -> Inspection {
         let gen_key = format!("tg:gen:{}", primary.tag());
         let fresh = format!("{:032x}", fastrand::u128(..));
@@ -317,6 +344,19 @@ impl Ownership for RedisOwnership {
         let own = keys::device(device, "own");
         let read = async move { Ok(read::row(self.store.command("HMGET", &own, &row_args(&own)).await?)?) };
         Box::pin(self.counted(OwnershipOp::Lookup, read))
+    }
+
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
+        let read = async move {
+            let last = keys::device(device, "last");
+            let args: Vec<Arg<'_>> = std::iter::once(last.as_str()).chain(read::PAST).map(Arg::from).collect();
+            Ok(read::past(self.store.command("HMGET", &last, &args).await?)?)
+        };
+        Box::pin(self.counted(OwnershipOp::Lookup, read))
+    }
+
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
+        Box::pin(self.counted(OwnershipOp::Lookup, self.list_some(life, stretch)))
     }
 
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {

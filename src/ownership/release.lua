@@ -10,6 +10,8 @@
 -- ARGV[5] boot, or empty: leave only the epoch
 -- ARGV[6] the last seq that was acked, or empty
 -- ARGV[7] how long that is kept, in seconds
+-- ARGV[8] the close code, or empty
+-- ARGV[9] who ended it, or empty
 --
 -- Returns 1 where it was removed, 2 where the row is a newer one of the same incarnation, 0 where it is not its at all.
 local row = redis.call('HMGET', KEYS[1], 'node', 'incarnation', ARGV[3], 'epoch')
@@ -27,7 +29,8 @@ if ended then
   if removed and ARGV[5] ~= '' then
     local time = redis.call('TIME')
     local now_ms = math.floor((tonumber(time[1]) * 1000000 + tonumber(time[2])) / 1000)
-    redis.call('HSET', KEYS[2], 'boot', ARGV[5], 'acked', ARGV[6], 'at', string.format('%.0f', now_ms))
+    redis.call('HSET', KEYS[2], 'boot', ARGV[5], 'acked', ARGV[6], 'at', string.format('%.0f', now_ms),
+      'code', ARGV[8], 'initiator', ARGV[9])
   end
   local known = redis.call('HGET', KEYS[2], 'epoch')
   if not known or tonumber(known) < tonumber(ended) then

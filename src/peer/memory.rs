@@ -58,7 +58,17 @@ impl MemoryNetwork {
 
     /// A node appears at an address, in place of any that was there. Its own calls go through the link.
     pub fn join(self: &Arc<Self>, address: &str, handler: Arc<dyn PeerHandler>) -> MemoryLink {
+        self.answer(address, handler);
+        self.link(address)
+    }
+
+    /// What answers at an address from now on.
+    pub fn answer(&self, address: &str, handler: Arc<dyn PeerHandler>) {
         self.inner().nodes.insert(address.into(), handler);
+    }
+
+    /// The calls of who is at an address.
+    pub fn link(self: &Arc<Self>, address: &str) -> MemoryLink {
         MemoryLink { network: Arc::clone(self), address: address.into(), live: Mutex::default() }
     }
 

@@ -1,7 +1,11 @@
 //! CBOR in binary frames. A message is put into its JSON form, in the order its fields were sent, and read as that.
 
+use std::collections::BTreeMap;
+
 use minicbor::data::Type;
 use minicbor::decode::{Decoder, Error as DecodeError};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::CodecLimits;
 use super::fields::{self, Field, Held};
@@ -268,6 +272,7 @@ pub(super) fn write_message(message: &GatewayMessage<'_>, out: &mut Vec<u8>) {
             Held::Unsigned(number) => write_head(Major::Unsigned, number, out),
             Held::Signed(number) => write_integer(number, out),
             Held::Flag(flag) => out.push(if flag { 0xf5 } else { 0xf4 }),
+            Held::Json(json) => write_json_text(json, out),
         }
     });
 }
@@ -311,4 +316,53 @@ pub(super) fn write_integer(number: i64, out: &mut Vec<u8>) {
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     write_head(Major::Text, text.len() as u64, out);
     out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a JSON value from its text, each double exactly as it stands there. Text that is no JSON becomes null.
+fn write_json_text(text: &str, out: &mut Vec<u8>) {
+    if let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
+        write_head(Major::Map, members.len() as u64, out);
+        for (key, member) in members {
+            write_string(&key, out);
+            write_json_text(member.get(), out);
+        }
+    } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(text) {
+        write_head(Major::Array, items.len() as u64, out);
+        items.into_iter().for_each(|item| write_json_text(item.get(), out));
+    } else if let Some(double) = json::double_of(text) {
+        out.push(0xfb);
+        out.extend_from_slice(&double.to_be_bytes());
+    } else {
+        write_json(&serde_json::from_str(text).unwrap_or_default(), out);
+    }
+}
+
+/// Appends a JSON value.
+pub(super) fn write_json(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Null => out.push(0xf6),
+        Value::Bool(flag) => out.push(if *flag { 0xf5 } else { 0xf4 }),
+        Value::Number(number) => {
+            if let Some(number) = number.as_u64() {
+                write_head(Major::Unsigned, number, out);
+            } else if let Some(number) = number.as_i64() {
+                write_integer(number, out);
+            } else {
+                out.push(0xfb);
+                out.extend_from_slice(&number.as_f64().unwrap_or_default().to_be_bytes());
+            }
+        }
+        Value::String(text) => write_string(text, out),
+        Value::Array(items) => {
+            write_head(Major::Array, items.len() as u64, out);
+            items.iter().for_each(|item| write_json(item, out));
+        }
+        Value::Object(members) => {
+            write_head(Major::Map, members.len() as u64, out);
+            for (key, member) in members {
+                write_string(key, out);
+                write_json(member, out);
+            }
+        }
+    }
 }

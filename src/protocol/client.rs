@@ -38,6 +38,16 @@ pub struct ClientMessage {
     token: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<bool>,
 }
 
 impl ClientMessage {
@@ -59,6 +69,27 @@ impl ClientMessage {
     /// `ack` about the command `id`; without a status the gateway takes it as `succeeded`.
     pub fn ack(id: &str, status: Option<CommandStatus>) -> Self {
         Self { status: status.map(CommandStatus::as_str), ..Self::of_type("ack").id(id) }
+    }
+
+    /// An application's `command` under `key` to a device, to wait for `ttl_s` seconds at most.
+    pub fn command(key: &str, device_id: &str, name: &str, ttl_s: u64) -> Self {
+        let message = Self::of_type("command").device_id(device_id).name(name);
+        Self { key: Some(key.to_owned()), ttl_s: Some(ttl_s), ..message }
+    }
+
+    /// Sets `params` of a `command`.
+    pub fn params(self, params: impl Into<Value>) -> Self {
+        Self { params: Some(params.into()), ..self }
+    }
+
+    /// Sets `max_attempts` of a `command`.
+    pub fn max_attempts(self, attempts: u64) -> Self {
+        Self { max_attempts: Some(attempts), ..self }
+    }
+
+    /// Has a `command` take the place of what is queued under its name.
+    pub fn replacing(self) -> Self {
+        Self { replace: Some(true), ..self }
     }
 
     /// `auth` with a fresh token.
@@ -171,7 +202,7 @@ impl ClientMessage {
         cbor::write_head(Major::Map, members.len() as u64, out);
         for (key, value) in &members {
             cbor::write_string(key, out);
-            write_cbor(value, out);
+            cbor::write_json(value, out);
         }
     }
 
@@ -182,60 +213,21 @@ impl ClientMessage {
             seq: self.seq,
             id: self.id.clone(),
             name: self.name.clone(),
-            value: self.value.as_ref().map(wire_value),
+            value: self.value.as_ref().map(protobuf::wire_value),
             timestamp: self.timestamp,
             status: self.status.map(str::to_owned),
-            result: self.result.as_ref().map(wire_value),
+            result: self.result.as_ref().map(protobuf::wire_value),
             message: self.message.clone(),
             token: self.token.clone(),
             traceparent: self.traceparent.clone(),
+            key: self.key.clone(),
+            params: self.params.as_ref().map(protobuf::wire_value),
+            ttl_s: self.ttl_s,
+            max_attempts: self.max_attempts,
+            replace: self.replace,
             ..wire::Message::default()
         }
     }
-}
-
-fn write_cbor(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.push(0xf6),
-        Value::Bool(flag) => out.push(if *flag { 0xf5 } else { 0xf4 }),
-        Value::Number(number) => {
-            if let Some(number) = number.as_u64() {
-                cbor::write_head(Major::Unsigned, number, out);
-            } else if let Some(number) = number.as_i64() {
-                cbor::write_integer(number, out);
-            } else {
-                out.push(0xfb);
-                out.extend_from_slice(&number.as_f64().unwrap_or_default().to_be_bytes());
-            }
-        }
-        Value::String(text) => cbor::write_string(text, out),
-        Value::Array(items) => {
-            cbor::write_head(Major::Array, items.len() as u64, out);
-            items.iter().for_each(|item| write_cbor(item, out));
-        }
-        Value::Object(members) => {
-            cbor::write_head(Major::Map, members.len() as u64, out);
-            for (key, member) in members {
-                cbor::write_string(key, out);
-                write_cbor(member, out);
-            }
-        }
-    }
-}
-
-fn wire_value(value: &Value) -> wire::Value {
-    use wire::Kind;
-    let kind = match value {
-        Value::Bool(flag) => Kind::Bool(*flag),
-        Value::String(text) => Kind::String(text.clone()),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => Kind::Int(number),
-            (None, Some(double)) if number.is_f64() => Kind::Double(double),
-            _ => Kind::Json(number.to_string()),
-        },
-        _ => Kind::Json(value.to_string()),
-    };
-    wire::Value { kind: Some(kind) }
 }
 
 /// A message from the gateway: its type and the fields it brought. Times are Unix milliseconds.
@@ -287,6 +279,14 @@ pub struct OwnedGatewayMessage {
     pub params: Option<Value>,
     /// How often a command was sent before, and once.
     pub attempt: Option<u64>,
+    /// The application's own name for a command.
+    pub key: Option<String>,
+    /// How far a command is.
+    pub state: Option<String>,
+    /// Grows with each transition of a command.
+    pub version: Option<u64>,
+    /// What the device gave back.
+    pub result: Option<Value>,
 }
 
 /// Why a payload is no message from the gateway.

@@ -1,6 +1,6 @@
 //! The fields of a message: one table of names and numbers for all encodings, and what each gateway message holds.
 
-use super::message::{GatewayMessage, Welcome};
+use super::message::{CommandState, GatewayMessage, Welcome};
 
 macro_rules! fields {
     ($($name:ident = $text:literal),+ $(,)?) => {
@@ -28,7 +28,8 @@ fields! {
     Token = "token", Traceparent = "traceparent", Reason = "reason", DeadlineMs = "deadline_ms",
     Session = "session", Epoch = "epoch", HeartbeatS = "heartbeat_s", MaxMessageBytes = "max_message_bytes",
     Window = "window", ServerTime = "server_time", TokenExpiresAt = "token_expires_at",
-    ResumeAfter = "resume_after", Registered = "registered",
+    ResumeAfter = "resume_after", Registered = "registered", Key = "key", TtlS = "ttl_s",
+    MaxAttempts = "max_attempts", Replace = "replace", State = "state", Version = "version",
 }
 
 impl Field {
@@ -59,11 +60,13 @@ pub(super) enum Held<'a> {
     Signed(i64),
     /// Yes or no.
     Flag(bool),
+    /// One JSON value.
+    Json(&'a str),
 }
 
 /// Hands each field that is present to `put`, `type` first.
 pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {
-    use Held::{Signed, Text, Unsigned};
+    use Held::{Json, Signed, Text, Unsigned};
     match message {
         GatewayMessage::Welcome(welcome) => each_of_welcome(welcome, put),
         GatewayMessage::Ack { seq } => {
@@ -91,6 +94,15 @@ pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Fiel
             put(Field::Type, Text("resume"));
             put(Field::Reason, Text(reason.as_str()));
         }
+        GatewayMessage::Command { id, name, params, expires_at, attempt } => {
+            put(Field::Type, Text("command"));
+            put(Field::Id, Text(id));
+            put(Field::Name, Text(name));
+            put(Field::Params, Json(params));
+            put(Field::ExpiresAt, Signed(*expires_at));
+            put(Field::Attempt, Unsigned(u64::from(*attempt)));
+        }
+        GatewayMessage::CommandState(command) => each_of_state(command, put),
         GatewayMessage::AuthDue { token_expires_at } => {
             put(Field::Type, Text("auth_due"));
             put(Field::TokenExpiresAt, Signed(*token_expires_at));
@@ -113,6 +125,20 @@ pub(super) fn each<'a>(message: &'a GatewayMessage<'a>, put: &mut dyn FnMut(Fiel
             put(Field::ServerTime, Signed(*server_time));
         }
     }
+}
+
+fn each_of_state<'a>(command: &'a CommandState<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {
+    put(Field::Type, Held::Text("command_state"));
+    put_text(Field::Key, command.key.as_deref(), put);
+    put(Field::Id, Held::Text(&command.id));
+    put(Field::DeviceId, Held::Text(&command.device_id));
+    put(Field::State, Held::Text(command.state));
+    put(Field::Version, Held::Unsigned(u64::from(command.version)));
+    put_text(Field::Reason, command.reason, put);
+    if let Some(result) = &command.result {
+        put(Field::Result, Held::Json(result));
+    }
+    put_text(Field::Message, command.message.as_deref(), put);
 }
 
 fn each_of_welcome<'a>(welcome: &Welcome<'a>, put: &mut dyn FnMut(Field, Held<'a>)) {

@@ -13,13 +13,17 @@ use time::format_description::well_known::Rfc3339;
 use super::CodecLimits;
 use super::fields::{self, Held};
 use super::message::{
-    CommandAck, CommandStatus, DeviceMessage, GatewayMessage, Refusal, RefusalCode, Report, ReportKind,
+    AppCommand, CommandAck, CommandStatus, DeviceMessage, GatewayMessage, Refusal, RefusalCode, Report, ReportKind,
 };
 use crate::id::MAX_SEQ;
 use walk::{Fields, Scalar};
 
 /// Longest `id` and `name`, in bytes.
 const MAX_NAME_BYTES: usize = 128;
+/// Longest `key`, in bytes, longest `ttl_s` and most `max_attempts`: what the keeper of commands takes.
+const MAX_KEY_BYTES: usize = 256;
+const MAX_TTL_S: u64 = 7 * 24 * 3_600;
+const MAX_ATTEMPTS: u64 = 20;
 /// The furthest time any client's date type holds, in Unix milliseconds either way.
 const MAX_TIME_MS: i64 = 8_640_000_000_000_000;
 
@@ -69,6 +73,16 @@ fn read_message<'a>(text: &'a str, limits: CodecLimits) -> Result<DeviceMessage<
     Err(fault.into_refusal(seq_of(&found), id_of(&found)))
 }
 
+/// Whether `text` is exactly one JSON object, sound and with no key twice in any object of it.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn check_object(text: &str) -> Result<(), String> {
+    let mut fields = Fields::default();
+    walk::walk(text, &mut fields).map_err(|error| format!("not a valid JSON object: {error}"))?;
+    if fields.repeated_key { Err("an object has one key twice".into()) } else { Ok(()) }
+}
+
 /// Reads a message whose JSON form was made here, and lets the message own it.
 pub(super) fn read_made(json: Vec<u8>, limits: CodecLimits) -> Result<DeviceMessage<'static>, Refusal> {
     let Ok(text) = std::str::from_utf8(&json) else {
@@ -89,6 +103,15 @@ pub(super) fn read_made(json: Vec<u8>, limits: CodecLimits) -> Result<DeviceMess
 /// Whether `text` is exactly one JSON value, so that it can stand inside another.
 pub(super) fn is_one_value(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// The number that JSON text is, where it is one and no integer of 64 bits; nearest to the text, which `serde_json` as it
+/// is used here does not promise.
+pub(super) fn double_of(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    let is_integer = text != "-0" && (text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok());
+    if is_number && !is_integer { text.parse().ok().filter(|double: &f64| double.is_finite()) } else { None }
 }
 
 /// Why a message is not taken, before it is known which.
@@ -163,6 +186,7 @@ fn take_message<'a>(text: &'a str, fields: &mut Fields<'a>) -> Result<DeviceMess
         "update" => take_report(ReportKind::Update, text, fields),
         "status" => take_report(ReportKind::Status, text, fields),
         "ack" => take_ack(fields),
+        "command" => take_command(fields),
         "auth" => {
             let token = take_text(&mut fields.token, "token", usize::MAX)?;
             let token = token.filter(|token| !token.is_empty()).ok_or_else(|| malformed("`token` is missing"))?;
@@ -216,6 +240,39 @@ fn take_ack<'a>(fields: &mut Fields<'a>) -> Result<DeviceMessage<'a>, Fault> {
     Ok(DeviceMessage::CommandAck(CommandAck { id, status, result, message }))
 }
 
+fn take_command<'a>(fields: &mut Fields<'a>) -> Result<DeviceMessage<'a>, Fault> {
+    let missing = |name: &str| malformed(format!("`{name}` is missing"));
+    let key = take_text(&mut fields.key, "key", MAX_KEY_BYTES)?.ok_or_else(|| missing("key"))?;
+    // What a refusal gives back, so that the application knows which.
+    fields.id.get_or_insert(Scalar::Text(key.clone()));
+    let device_id = take_text(&mut fields.device_id, "device_id", MAX_NAME_BYTES)?;
+    let name = take_text(&mut fields.name, "name", MAX_NAME_BYTES)?;
+    let ttl_s = match fields.ttl_s.take() {
+        Some(Scalar::Unsigned(seconds)) if seconds <= MAX_TTL_S => seconds,
+        None => return Err(missing("ttl_s")),
+        Some(_) => return Err(malformed(format!("`ttl_s` must be an integer from 0 to {MAX_TTL_S}"))),
+    };
+    let max_attempts = match fields.max_attempts.take() {
+        None => None,
+        Some(Scalar::Unsigned(attempts)) if (1..=MAX_ATTEMPTS).contains(&attempts) => u32::try_from(attempts).ok(),
+        Some(_) => return Err(malformed(format!("`max_attempts` must be an integer from 1 to {MAX_ATTEMPTS}"))),
+    };
+    let replace = match fields.replace.take() {
+        None => false,
+        Some(Scalar::Flag(flag)) => flag,
+        Some(_) => return Err(malformed("`replace` must be true or false")),
+    };
+    Ok(DeviceMessage::Command(AppCommand {
+        key,
+        device_id: device_id.ok_or_else(|| missing("device_id"))?,
+        name: name.ok_or_else(|| missing("name"))?,
+        params: Cow::Borrowed(fields.params.unwrap_or("null").as_bytes()),
+        ttl_s,
+        max_attempts,
+        replace,
+    }))
+}
+
 fn take_id<'a>(fields: &mut Fields<'a>) -> Result<Option<Cow<'a, str>>, Fault> {
     match &fields.id {
         None => Ok(None),
@@ -241,7 +298,7 @@ fn take_timestamp(fields: &mut Fields<'_>) -> Result<Option<i64>, Fault> {
         Some(Scalar::Text(text)) => OffsetDateTime::parse(&text, &Rfc3339)
             .ok()
             .and_then(|at| i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok()),
-        Some(Scalar::Other) => None,
+        Some(Scalar::Other | Scalar::Flag(_)) => None,
     };
     match ms {
         Some(ms) if (-MAX_TIME_MS..=MAX_TIME_MS).contains(&ms) => Ok(Some(ms)),
@@ -313,6 +370,7 @@ pub(super) fn write_message(message: &GatewayMessage<'_>, out: &mut Vec<u8>) {
             Held::Unsigned(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
             Held::Signed(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
             Held::Flag(flag) => out.extend_from_slice(if flag { b"true" } else { b"false" }),
+            Held::Json(json) => out.extend_from_slice(json.as_bytes()),
         }
     });
     out.push(b'}');

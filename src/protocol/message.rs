@@ -9,6 +9,8 @@ pub enum DeviceMessage<'a> {
     Report(Report<'a>),
     /// `ack`: about a command.
     CommandAck(CommandAck<'a>),
+    /// `command`: an application's, for a device.
+    Command(AppCommand<'a>),
     /// `auth`: a fresh token for the same identity.
     Auth {
         /// The token.
@@ -64,6 +66,40 @@ pub struct CommandAck<'a> {
     pub message: Option<Cow<'a, str>>,
 }
 
+/// A command as an application asks for it on its socket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppCommand<'a> {
+    /// The application's own name for it: the same key is the same command.
+    pub key: Cow<'a, str>,
+    /// For which device of its tenant.
+    pub device_id: Cow<'a, str>,
+    /// What to do.
+    pub name: Cow<'a, str>,
+    /// With what: JSON; `null` where nothing was said.
+    pub params: Cow<'a, [u8]>,
+    /// How long it may wait, in seconds; 0: now or never.
+    pub ttl_s: u64,
+    /// On how many connections it may be tried.
+    pub max_attempts: Option<u32>,
+    /// Whether it takes the place of what is queued under the same name.
+    pub replace: bool,
+}
+
+impl AppCommand<'_> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> AppCommand<'static> {
+        AppCommand {
+            key: own(self.key),
+            device_id: own(self.device_id),
+            name: own(self.name),
+            params: Cow::Owned(self.params.into_owned()),
+            ttl_s: self.ttl_s,
+            max_attempts: self.max_attempts,
+            replace: self.replace,
+        }
+    }
+}
+
 /// How far a command is, by the device's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CommandStatus {
@@ -114,6 +150,7 @@ impl DeviceMessage<'_> {
                 result: ack.result.map(|result| Cow::Owned(result.into_owned())),
                 message: ack.message.map(own),
             }),
+            Self::Command(command) => DeviceMessage::Command(command.into_owned()),
             Self::Auth { token, id } => DeviceMessage::Auth { token: own(token), id: id.map(own) },
             Self::Ping { id } => DeviceMessage::Ping { id: id.map(own) },
         }
@@ -154,11 +191,17 @@ pub enum RefusalCode {
     Rate,
     /// `auth` with a token that is not valid, or not for this identity.
     InvalidToken,
+    /// The key was used for another command.
+    Conflict,
+    /// Now or never, and the device is not connected.
+    NotConnected,
+    /// Not just now: the same may be taken later.
+    Unavailable,
 }
 
 impl RefusalCode {
     /// Every code.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::UnknownType,
         Self::TooLarge,
@@ -166,6 +209,9 @@ impl RefusalCode {
         Self::Forbidden,
         Self::Rate,
         Self::InvalidToken,
+        Self::Conflict,
+        Self::NotConnected,
+        Self::Unavailable,
     ];
 
     /// The code on the wire and in metrics.
@@ -178,6 +224,9 @@ impl RefusalCode {
             Self::Forbidden => "forbidden",
             Self::Rate => "rate",
             Self::InvalidToken => "invalid_token",
+            Self::Conflict => "conflict",
+            Self::NotConnected => "not_connected",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -202,7 +251,7 @@ impl PauseReason {
 }
 
 /// A message to a device. Times are Unix milliseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayMessage<'a> {
     /// Always first, under 512 bytes.
     Welcome(Welcome<'a>),
@@ -241,6 +290,21 @@ pub enum GatewayMessage<'a> {
         /// What is over.
         reason: PauseReason,
     },
+    /// Do this. The same `id` may come again.
+    Command {
+        /// The command.
+        id: &'a str,
+        /// What to do.
+        name: &'a str,
+        /// With what: one JSON value.
+        params: &'a str,
+        /// Until when it makes sense.
+        expires_at: i64,
+        /// On how many connections it was sent, this one counted.
+        attempt: u32,
+    },
+    /// To an application: how far a command is.
+    CommandState(CommandState<'a>),
     /// The token is about to expire.
     AuthDue {
         /// When.
@@ -274,7 +338,7 @@ pub enum GatewayMessage<'a> {
 }
 
 /// The first message on every connection.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome<'a> {
     /// A greeting for people.
     pub message: &'a str,
@@ -298,4 +362,25 @@ pub struct Welcome<'a> {
     pub resume_after: Option<u64>,
     /// `false` while the directory is away and this connection is provisional.
     pub registered: Option<bool>,
+}
+
+/// How far a command is, for an application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandState<'a> {
+    /// The application's own name for it, where it is the one that asked.
+    pub key: Option<Cow<'a, str>>,
+    /// The command.
+    pub id: Cow<'a, str>,
+    /// For which device.
+    pub device_id: Cow<'a, str>,
+    /// Its state.
+    pub state: &'static str,
+    /// Grows with each transition; some may be left out, the last is not.
+    pub version: u32,
+    /// Why, where it ended without the device's word.
+    pub reason: Option<&'static str>,
+    /// What the device gave back: one JSON value.
+    pub result: Option<Cow<'a, str>>,
+    /// The device's words.
+    pub message: Option<Cow<'a, str>>,
 }

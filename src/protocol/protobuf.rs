@@ -116,6 +116,12 @@ impl Object {
         }
     }
 
+    fn flag(&mut self, field: Field, flag: Option<bool>) {
+        if let Some(flag) = flag {
+            self.key(field).extend_from_slice(if flag { b"true" } else { b"false" });
+        }
+    }
+
     fn value(&mut self, field: Field, value: Option<&Value>) -> Result<(), Fault> {
         let Some(value) = value else { return Ok(()) };
         let out = self.key(field);
@@ -163,9 +169,13 @@ pub(super) fn to_json(message: &Message) -> Result<Vec<u8>, Fault> {
     object.integer(Field::ServerTime, message.server_time);
     object.integer(Field::TokenExpiresAt, message.token_expires_at);
     object.integer(Field::ResumeAfter, message.resume_after);
-    if let Some(registered) = message.registered {
-        object.key(Field::Registered).extend_from_slice(if registered { b"true" } else { b"false" });
-    }
+    object.flag(Field::Registered, message.registered);
+    object.text(Field::Key, message.key.as_ref());
+    object.integer(Field::TtlS, message.ttl_s);
+    object.integer(Field::MaxAttempts, message.max_attempts);
+    object.flag(Field::Replace, message.replace);
+    object.text(Field::State, message.state.as_ref());
+    object.integer(Field::Version, message.version);
     if object.separator == b'{' {
         object.out.push(b'{');
     }
@@ -185,6 +195,7 @@ pub(super) fn write_message(message: &GatewayMessage<'_>, out: &mut Vec<u8>) {
         // int64: negative numbers as their two's complement.
         Held::Signed(number) => write_varint(field, number as u64, &mut body),
         Held::Flag(flag) => write_varint(field, u64::from(flag), &mut body),
+        Held::Json(json) => prost::encoding::message::encode(field.protobuf_number(), &value_of(json), &mut body),
     });
     write_framed(&body, out);
 }
@@ -199,4 +210,33 @@ pub(super) fn write_framed(body: &[u8], out: &mut Vec<u8>) {
     encode_key(1, WireType::LengthDelimited, out);
     encode_varint(body.len() as u64, out);
     out.extend_from_slice(body);
+}
+
+/// A JSON value in its narrowest kind.
+pub(super) fn wire_value(value: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match value {
+        Json::Bool(flag) => Kind::Bool(*flag),
+        Json::String(text) => Kind::String(text.clone()),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => Kind::Int(number),
+            (None, Some(double)) if number.is_f64() => Kind::Double(double),
+            _ => Kind::Json(number.to_string()),
+        },
+        _ => Kind::Json(value.to_string()),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// The same of JSON text, which an object or array keeps.
+fn value_of(text: &str) -> Value {
+    if let Some(double) = json::double_of(text) {
+        return Value { kind: Some(Kind::Double(double)) };
+    }
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(_) | serde_json::Value::Array(_)) | Err(_) => {
+            Value { kind: Some(Kind::Json(text.to_owned())) }
+        }
+        Ok(value) => wire_value(&value),
+    }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
 
@@ -22,7 +24,8 @@ pub struct Evict {
 
 #[derive(Default)]
 struct State {
-    kept: HashMap<(NodeLife, DeviceKey), Epoch>,
+    kept: HashMap<NodeLife, HashMap<DeviceKey, Epoch>>,
+    count: usize,
     /// Nodes of which more was to be told than is kept.
     to_sweep: Vec<NodeLife>,
 }
@@ -30,27 +33,52 @@ struct State {
 /// What is to be told, until it is answered or the incarnation is gone. A node that is never told finds out by itself
 /// when it inspects its rows.
 #[derive(Default)]
-pub struct Evicts(Mutex<State>);
+pub struct Evicts {
+    state: Mutex<State>,
+    bell: Notify,
+}
 
 impl Evicts {
     /// Notes one.
     pub fn note(&self, evict: Evict) {
         let mut state = self.lock();
-        let key = (evict.from, evict.device);
-        if state.kept.len() < KEPT || state.kept.contains_key(&key) {
-            let known = state.kept.entry(key).or_insert(evict.epoch);
-            *known = evict.epoch.max(*known);
-        } else if !state.to_sweep.contains(&key.0) {
-            state.to_sweep.push(key.0);
+        let State { kept, count, to_sweep } = &mut *state;
+        match kept.get_mut(&evict.from).and_then(|devices| devices.get_mut(&evict.device)) {
+            Some(known) => *known = evict.epoch.max(*known),
+            None if *count < KEPT => {
+                kept.entry(evict.from).or_default().insert(evict.device, evict.epoch);
+                *count += 1;
+            }
+            None if to_sweep.contains(&evict.from) => {}
+            None => to_sweep.push(evict.from),
+        }
+        drop(state);
+        self.bell.notify_one();
+    }
+
+    /// Notes that a node is to be asked to sweep.
+    pub fn note_sweep(&self, life: NodeLife) {
+        let mut state = self.lock();
+        if !state.to_sweep.contains(&life) {
+            state.to_sweep.push(life);
         }
     }
 
-    /// Up to `limit` that are to be told now, or again.
-    pub fn open(&self, limit: usize) -> Vec<Evict> {
+    /// Waits until one was noted; for one task.
+    pub async fn noted(&self) {
+        self.bell.notified().await;
+    }
+
+    /// The nodes that are to be told something.
+    pub fn lives(&self) -> Vec<NodeLife> {
+        self.lock().kept.keys().cloned().collect()
+    }
+
+    /// Up to `limit` that are to be told to one node now, or again.
+    pub fn open(&self, from: &NodeLife, limit: usize) -> Vec<Evict> {
         let state = self.lock();
-        let some = state.kept.iter().take(limit);
-        some.map(|((from, device), epoch)| Evict { from: from.clone(), device: device.clone(), epoch: *epoch })
-            .collect()
+        let some = state.kept.get(from).into_iter().flatten().take(limit);
+        some.map(|(device, epoch)| Evict { from: from.clone(), device: device.clone(), epoch: *epoch }).collect()
     }
 
     /// The nodes that are to be asked to sweep; they are forgotten with this.
@@ -60,23 +88,28 @@ impl Evicts {
 
     /// It was answered.
     pub fn answered(&self, evict: &Evict) {
-        let key = (evict.from.clone(), evict.device.clone());
         let mut state = self.lock();
-        if state.kept.get(&key).is_some_and(|epoch| *epoch <= evict.epoch) {
-            state.kept.remove(&key);
+        let Some(devices) = state.kept.get_mut(&evict.from) else { return };
+        if devices.get(&evict.device).is_some_and(|epoch| *epoch <= evict.epoch) {
+            devices.remove(&evict.device);
+            if devices.is_empty() {
+                state.kept.remove(&evict.from);
+            }
+            state.count -= 1;
         }
     }
 
     /// Forgets what was for incarnations that are gone.
     pub fn keep(&self, mut lives: impl FnMut(&NodeLife) -> bool) {
         let mut state = self.lock();
-        state.kept.retain(|(from, _), _| lives(from));
+        state.kept.retain(|from, _| lives(from));
+        state.count = state.kept.values().map(HashMap::len).sum();
         state.to_sweep.retain(lives);
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.lock().kept.len()
+        self.lock().count
     }
 
     /// Whether nobody is to be told anything.
@@ -86,7 +119,7 @@ impl Evicts {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,10 +142,12 @@ mod tests {
         evicts.note(evict(&b, 1, 6));
         evicts.answered(&evict(&a, 1, 5));
         assert_eq!(evicts.len(), 2, "an answer to an older one ends nothing");
+        assert_eq!(evicts.lives().len(), 2);
         evicts.keep(|life| *life == a);
-        assert_eq!(evicts.open(10), [evict(&a, 1, 7)]);
+        assert_eq!((evicts.lives(), evicts.len()), (vec![a.clone()], 1));
+        assert_eq!(evicts.open(&a, 10), [evict(&a, 1, 7)]);
         evicts.answered(&evict(&a, 1, 7));
-        assert!(evicts.is_empty());
+        assert!(evicts.is_empty() && evicts.lives().is_empty());
     }
 
     #[test]
@@ -120,6 +155,8 @@ mod tests {
         let life = NodeLife::begin(NodeName::new("a").unwrap());
         let evicts = Evicts::default();
         (0..KEPT + 2).for_each(|device| evicts.note(evict(&life, device, 1)));
-        assert_eq!((evicts.len(), evicts.take_sweeps(), evicts.take_sweeps()), (KEPT, vec![life], vec![]));
+        assert_eq!((evicts.len(), evicts.take_sweeps(), evicts.take_sweeps()), (KEPT, vec![life.clone()], vec![]));
+        evicts.note_sweep(life.clone());
+        assert_eq!(evicts.take_sweeps(), [life]);
     }
 }

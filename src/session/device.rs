@@ -7,11 +7,13 @@ use super::Now;
 use super::heartbeat::{Beat, Heartbeat};
 use super::rate::{Bucket, Counter};
 use super::window::Window;
-use crate::id::DeviceKey;
+use crate::id::{CommandId, DeviceKey};
 use crate::limits::Limits;
 use crate::mailbox::Settled;
 use crate::protocol::close::CloseReason;
-use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report};
+use crate::protocol::message::{
+    AppCommand, CommandAck, DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, Report,
+};
 use crate::telemetry::metrics::PeerKind;
 
 /// How long before a token's end its device is told.
@@ -40,6 +42,10 @@ pub enum Step<'a> {
         /// The message's id.
         id: Option<Cow<'a, str>>,
     },
+    /// Hand this over to whoever takes commands.
+    Order(AppCommand<'a>),
+    /// Hand this over to whoever brings commands; the id is a command's.
+    Answer(CommandAck<'a>),
     /// Send this refusal, then end.
     Last(GatewayMessage<'a>, CloseReason),
     /// End.
@@ -164,6 +170,12 @@ impl Session {
         self.heartbeat.pong(now)
     }
 
+    /// Commands were written and nothing was heard of them: without a sign of life the peer is gone in 10 s. A ping has
+    /// to go out with this.
+    pub fn demand(&mut self, now: Now) {
+        self.heartbeat.demand(now);
+    }
+
     /// The socket is not being read now, so silence says nothing.
     pub fn not_reading(&mut self, now: Now) {
         self.heartbeat.not_reading(now);
@@ -207,9 +219,14 @@ impl Session {
                 None => Step::Reply(GatewayMessage::Pong { id, server_time: now.unix_ms }),
             },
             Ok(DeviceMessage::Auth { token, id }) => self.auth(token, id, limits, now),
+            Ok(DeviceMessage::Command(command)) if self.kind == PeerKind::App => Step::Order(command),
+            Ok(DeviceMessage::Command(command)) => {
+                self.refuse(Refusal { id: Some(command.key.into_owned()), ..not_for_devices() }, limits, now)
+            }
             Ok(_) if self.kind == PeerKind::App => self.refuse(not_for_applications(), limits, now),
             Ok(DeviceMessage::Report(report)) if is_of(&report, key) => Step::Append(report),
             Ok(DeviceMessage::Report(report)) => self.refuse(foreign(report.seq), limits, now),
+            Ok(DeviceMessage::CommandAck(ack)) if CommandId::parse(&ack.id).is_ok() => Step::Answer(ack),
             Ok(DeviceMessage::CommandAck(_)) => self.guess(limits, now),
             Err(refusal) if self.kind == PeerKind::App && refusal.code == RefusalCode::UnknownType => {
                 self.refuse(Refusal { id: refusal.id, ..not_for_applications() }, limits, now)
@@ -229,7 +246,7 @@ impl Session {
     }
 
     /// An answer to a command nobody sent: not worth an answer, and counted with what may not come in floods.
-    fn guess<'a>(&mut self, limits: &Limits, now: Now) -> Step<'a> {
+    pub fn guess<'a>(&mut self, limits: &Limits, now: Now) -> Step<'a> {
         if let Some(reason) = self.control_frame(limits, now) {
             return Step::Close(reason);
         }
@@ -237,10 +254,12 @@ impl Session {
         Step::Guess { line }
     }
 
-    fn refuse<'a>(&mut self, refusal: Refusal, limits: &Limits, now: Now) -> Step<'a> {
+    /// Refuses a message for good; its sender's own faults are counted.
+    pub fn refuse<'a>(&mut self, refusal: Refusal, limits: &Limits, now: Now) -> Step<'a> {
         let rare = self.rare.get_or_insert_default();
         // What is asked for too often is answered and costs little; the rest is the sender's own fault.
-        let own_fault = refusal.code != RefusalCode::Rate;
+        let later = [RefusalCode::Rate, RefusalCode::NotConnected, RefusalCode::Unavailable];
+        let own_fault = !later.contains(&refusal.code);
         let fine = !own_fault || rare.faults.count(now.mono_ms, MINUTE_MS, limits.faults_per_minute.saturating_sub(1));
         let line = own_fault || rare.auths.is_first_above(1);
         let message = GatewayMessage::Refused {
@@ -391,13 +410,24 @@ fn foreign(seq: Option<u64>) -> Refusal {
     }
 }
 
-fn not_for_applications() -> Refusal {
+fn not_for_devices() -> Refusal {
     Refusal {
         code: RefusalCode::UnknownType,
         message:
-            "an application's `type` is auth or ping; subscribe and command are not available yet, and devices send \
-                  updates on /v1/device"
+            "a device's `type` is update, <name>_update, status, ack, auth or ping; applications send commands on \
+                  /v1/app"
                 .into(),
+        seq: None,
+        id: None,
+    }
+}
+
+fn not_for_applications() -> Refusal {
+    Refusal {
+        code: RefusalCode::UnknownType,
+        message: "an application's `type` is command, auth or ping; subscribe is not available yet, and devices send \
+                  updates on /v1/device"
+            .into(),
         seq: None,
         id: None,
     }

@@ -9,6 +9,8 @@ use super::Now;
 
 /// Later than this, in milliseconds, and it was the node that was away: it looks twice a second.
 const LATE_MS: u32 = 1_000;
+/// How long, in milliseconds, a peer may be silent after a sign of life was demanded.
+const PROOF_MS: u32 = 10_000;
 
 /// The heartbeat of one connection. Moments are the low half of the milliseconds: only differences are ever taken, and
 /// those stay far below three weeks.
@@ -59,6 +61,21 @@ impl Heartbeat {
     pub fn not_reading(&mut self, now: Now) {
         self.heard(now);
         self.pong_due = false;
+    }
+
+    /// A sign of life is demanded, and a ping goes out for it: without any the peer is gone in 10 s, or earlier where it
+    /// would have been.
+    pub fn demand(&mut self, now: Now) {
+        let now_ms = now.mono_ms as u32;
+        let left_ms = self.due_ms.wrapping_sub(now_ms).cast_signed();
+        if self.unanswered < 2 || left_ms > PROOF_MS.cast_signed() {
+            self.due_ms = now_ms.wrapping_add(PROOF_MS);
+        }
+        self.unanswered = 2;
+        if !self.pong_due {
+            self.pinged_ms = now_ms;
+            self.pong_due = true;
+        }
     }
 
     /// What is due.
@@ -141,6 +158,23 @@ mod tests {
         assert_eq!(heartbeat.beat(at(70_400)), Beat::Ping);
         assert_eq!(heartbeat.beat(at(80_000)), Beat::Wait, "what it answered may wait to be read");
         assert_eq!(heartbeat.beat(at(82_500)), Beat::Lost);
+    }
+
+    #[test]
+    fn who_gives_no_sign_of_life_when_one_is_demanded_is_gone_in_10_s_and_any_sign_will_do() {
+        let mut silent = Heartbeat::new(25_000, at(0));
+        silent.demand(at(1_000));
+        silent.demand(at(9_000));
+        assert_eq!((silent.due_ms(at(9_000)), silent.beat(at(10_999))), (11_000, Beat::Wait));
+        let mut alive = silent;
+        assert_eq!(silent.beat(at(11_000)), Beat::Lost);
+        alive.heard(at(10_999));
+        assert_eq!((alive.beat(at(11_000)), alive.due_ms(at(11_000))), (Beat::Wait, 35_999));
+        assert_eq!(alive.pong(at(11_000)), Some(10_000), "the demand's ping counts as one");
+        let mut late = Heartbeat::new(10_000, at(0));
+        assert_eq!([10_000, 20_000].map(|ms| late.beat(at(ms))), [Beat::Ping, Beat::Ping]);
+        late.demand(at(21_000));
+        assert_eq!(late.beat(at(22_500)), Beat::Lost, "a demand never gives it longer");
     }
 
     #[test]

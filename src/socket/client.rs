@@ -85,7 +85,7 @@ impl Client {
         };
         let builder = HttpsConnectorBuilder::new();
         // Loading the system's authorities takes time and may fail: only where TLS is spoken.
-        let config = if uri.scheme_str() == Some("https") { tls_config(ca)? } else { no_authorities()? };
+        let config = tls(uri.scheme_str() == Some("https"), ca)?;
         let mut connector = builder.with_tls_config(config).https_or_http().enable_http1().build();
         let stream = connector.call(uri.clone()).await.map_err(|error| ClientError::Connect(with_causes(&*error)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(from_hyper)?;
@@ -182,6 +182,15 @@ fn closed(payload: &[u8]) -> ClientError {
 fn accept_of(key: &str) -> String {
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{ACCEPT_GUID}").as_bytes());
     STANDARD.encode(hash)
+}
+
+/// What a client speaks TLS with; `ca` is a PEM file of authorities that are trusted in place of the system's. Those are
+/// read only where TLS is `spoken`.
+///
+/// # Errors
+/// [`ClientError::Authorities`].
+pub fn tls(spoken: bool, ca: Option<&Path>) -> Result<ClientConfig, ClientError> {
+    if spoken { tls_config(ca) } else { no_authorities() }
 }
 
 fn tls_config(ca: Option<&Path>) -> Result<ClientConfig, ClientError> {

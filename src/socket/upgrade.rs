@@ -221,7 +221,11 @@ fn subprotocols(headers: &HeaderMap, limits: &Limits, wish: &mut Wish) -> Result
     Ok(())
 }
 
-fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// The token of an `Authorization` header; nothing where there is none.
+///
+/// # Errors
+/// [`Problem`]: it is not one `Bearer <token>`.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let unauthorized = Problem::new(StatusCode::UNAUTHORIZED, "Authorization must be one `Bearer <token>`");
     let mut values = headers.get_all("authorization").iter();
     let Some(value) = values.next() else { return Ok(None) };

@@ -15,8 +15,9 @@ use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 pub use labels::{
-    AttemptOutcome, ConnectionState, DisconnectReason, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode,
-    PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label,
+    OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic,
+    ReadOutcome, ReceivedType, RefusedCode, SecurityEvent, SentType,
 };
 pub use tally::Tally;
 
@@ -27,6 +28,9 @@ pub type MetricsError = prometheus::Error;
 const LATENCY_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Boundaries of how long connections live: a second to a week.
 const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, 604_800.0];
+
+/// Boundaries of how long commands take: a loopback round trip to a day.
+const COMMAND_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0];
 
 /// What a family of series is made of.
 pub trait Metric: Collector + Clone + Sized + 'static {
@@ -132,6 +136,12 @@ pub struct Series {
     pub messages_sent: Family<SentType, IntCounter>,
     /// Payload bytes of the same, before compression.
     pub sent_bytes: Family<SentType, IntCounter>,
+    /// Commands that ended.
+    pub commands: Grid<CommandRoute, CommandOutcome, IntCounter>,
+    /// From a command's acceptance to its end, seconds.
+    pub command_duration: Grid<CommandRoute, CommandOutcome, Histogram>,
+    /// Answers of devices to commands.
+    pub command_answers: Family<AnswerOutcome, IntCounter>,
     /// Records that ended.
     pub publish: Grid<PublishTopic, PublishOutcome, IntCounter>,
     /// From a record's receipt to its end, seconds.
@@ -158,7 +168,7 @@ pub struct Series {
     pub ownership_lost: IntCounter,
     /// 1 while the node drains.
     pub draining: IntGauge,
-    /// Connections ended because the node's memory cap was reached (4100).
+    /// Connections the node itself sent away: told to leave by `goaway`, or ended at its memory cap (4100).
     pub shed: IntCounter,
     /// Updates taken and not stored when the node had to stop; their devices send them again.
     pub shutdown_unacked: IntCounter,
@@ -168,6 +178,12 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// Records of the topic of commands, by what became of them; all but the accepted are in the topic of dead letters.
+    pub commands_read: Family<ReadOutcome, IntCounter>,
+    /// Blocked devices and revocations in force.
+    pub revocations: IntGauge,
+    /// Whether their topic could be read when it was tried last (1) or not (0); then the last state holds.
+    pub revocations_readable: IntGauge,
     /// Calls to peers, by how they ended.
     pub peer_requests: Family<PeerOutcome, IntCounter>,
     /// How long they took, seconds.
@@ -277,6 +293,12 @@ impl Metrics {
         self.publish_duration.of(topic, outcome).observe(after.as_secs_f64());
     }
 
+    /// Counts a command that ended `after` its acceptance.
+    pub fn command_ended(&self, route: CommandRoute, outcome: CommandOutcome, after: Duration) {
+        self.commands.of(route, outcome).inc();
+        self.command_duration.of(route, outcome).observe(after.as_secs_f64());
+    }
+
     /// Counts a call to the directory of owners that took so long.
     pub fn owned(&self, op: OwnershipOp, outcome: OwnershipOutcome, took: Duration) {
         self.ownership_operations.of(op, outcome).inc();
@@ -360,6 +382,9 @@ impl Series {
             received_bytes: make.family("messages_received_bytes_total", "Payload bytes received, inflated.", "type")?,
             messages_sent: make.family("messages_sent_total", "Messages and control frames sent.", "type")?,
             sent_bytes: make.family("messages_sent_bytes_total", "Payload bytes sent, before compression.", "type")?,
+            commands: make.grid("commands_total", "Commands that ended.", ("route", "outcome"), &[])?,
+            command_duration: make.grid("command_duration_seconds", "From a command's acceptance to its end.", ("route", "outcome"), COMMAND_S)?,
+            command_answers: make.family("command_answers_total", "Answers of devices to commands, by what became of them.", "outcome")?,
             publish: make.grid("publish_total", "Records that ended.", ("topic", "outcome"), &[])?,
             publish_duration: make.grid("publish_duration_seconds", "From a record's receipt to its end.", ("topic", "outcome"), LATENCY_S)?,
             publish_pending_messages: make.plain("publish_pending_messages", "Records taken from devices and not yet stored.")?,
@@ -373,11 +398,14 @@ impl Series {
             ownership_duration: make.grid("ownership_duration_seconds", "How long that took.", ("op", "outcome"), LATENCY_S)?,
             ownership_lost: make.plain("ownership_lost_total", "Rows of connected devices found missing, older or another's.")?,
             draining: make.plain("draining", "1 while the node drains.")?,
-            shed: make.plain("shed_total", "Connections ended because the memory cap was reached.")?,
+            shed: make.plain("shed_total", "Connections told to leave (goaway), or ended at the memory cap (4100).")?,
             shutdown_unacked: make.plain("shutdown_unacked_total", "Updates taken and not stored when the node had to stop.")?,
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            commands_read: make.family("commands_read_total", "Records of the topic of commands; all but the accepted are dead letters.", "outcome")?,
+            revocations: make.plain("revocations", "Blocked devices and revocations in force.")?,
+            revocations_readable: make.plain("revocations_readable", "1 while their topic can be read; else the last state holds.")?,
             peer_requests: make.family("peer_requests_total", "Calls to peers, by how they ended.", "outcome")?,
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
@@ -448,6 +476,8 @@ mod tests {
         check::<SentType>();
         check::<RefusedCode>();
         check::<SecurityEvent>();
+        check::<CommandOutcome>();
+        check::<AnswerOutcome>();
     }
 
     #[test]
@@ -470,6 +500,9 @@ mod tests {
             "tidegate_publish_duration_seconds_bucket{outcome=\"stored\",topic=\"telemetry\",le=\"1\"}",
             "tidegate_publish_pending_messages 0",
             "tidegate_publish_pending_bytes_capacity 0",
+            "tidegate_commands_total{outcome=\"succeeded\",route=\"local\"} 0",
+            "tidegate_command_duration_seconds_bucket{outcome=\"outcome_unknown\",route=\"queued\",le=\"0.25\"} 0",
+            "tidegate_command_answers_total{outcome=\"late\"} 0",
             "tidegate_refused_total{code=\"malformed\"}",
             "tidegate_paused_connections{code=\"log\"}",
             "tidegate_probe_success{path=\"kafka\"} 0",
@@ -482,6 +515,9 @@ mod tests {
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
             "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
             "tidegate_peers 0",
+            "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
+            "tidegate_revocations 0",
+            "tidegate_revocations_readable 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

@@ -2,8 +2,8 @@
 
 use tidegate::id::{Epoch, NodeName};
 use tidegate::ownership::{
-    Directory, Fence, LEASE_MS, Last, Lease, NodeLife, NodeState, OwnershipError, Reasserted, SETTLE_AFTER_MS,
-    TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, Whereabouts,
+    Directory, Fence, LEASE_MS, Last, Lease, Listed, NodeLife, NodeState, OwnershipError, Reasserted, SETTLE_AFTER_MS,
+    Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, Whereabouts,
 };
 
 use super::twins::{Device, Twin, held, profile};
@@ -16,6 +16,10 @@ pub(crate) async fn run(twin: &impl Twin) {
     a_release_removes_only_what_is_its(twin).await;
     twin.flush().await;
     a_release_by_connection(twin).await;
+    twin.flush().await;
+    what_is_left_behind_can_be_read(twin).await;
+    twin.flush().await;
+    a_nodes_devices_are_listed_by_name(twin).await;
     twin.flush().await;
     membership(twin).await;
     twin.flush().await;
@@ -59,7 +63,7 @@ async fn a_release_removes_only_what_is_its(twin: &impl Twin) {
     let old = device.claim(twin, &a).await.unwrap();
     let new = device.again(None).claim(twin, &a).await.unwrap();
     let directory = twin.ownership();
-    let last = Last { boot: device.boot.clone(), acked: Some(41), at_ms: 0 };
+    let last = Last { boot: device.boot.clone(), acked: Some(41), at_ms: 0, end: Some((4001, "gateway".into())) };
     for (life, epoch) in [(&a, old.epoch), (&restarted, new.epoch), (&a, Epoch(new.epoch.0 + 1))] {
         assert!(!directory.release(life, &device.key, Fence::Epoch(epoch), Some(&last)).await.unwrap());
         assert_eq!(directory.row(&device.key).await.unwrap().unwrap().epoch, new.epoch);
@@ -87,6 +91,48 @@ async fn a_release_by_connection(twin: &impl Twin) {
     assert!(!directory.release(&twin.life("gw-b"), &device.key, fence(&device), None).await.unwrap());
     assert!(directory.release(&a, &device.key, fence(&device), None).await.unwrap());
     assert_eq!(directory.row(&device.key).await.unwrap(), None);
+}
+
+async fn what_is_left_behind_can_be_read(twin: &impl Twin) {
+    let (a, device) = (twin.life("gw-a"), Device::new("d"));
+    let directory = twin.ownership();
+    assert_eq!(directory.past(&device.key).await.unwrap(), None);
+    let first = device.claim(twin, &a).await.unwrap();
+    assert_eq!(directory.past(&device.key).await.unwrap(), None, "it is still here");
+    directory.release(&a, &device.key, Fence::Epoch(first.epoch), None).await.unwrap();
+    let past = directory.past(&device.key).await.unwrap().unwrap();
+    assert_eq!((past.epoch, past.last), (first.epoch, None));
+    let second = device.claim(twin, &a).await.unwrap();
+    let end = Some((4000, "gateway".into()));
+    let last = Last { boot: device.boot.clone(), acked: None, at_ms: 0, end: end.clone() };
+    directory.release(&a, &device.key, Fence::Epoch(second.epoch), Some(&last)).await.unwrap();
+    let past = directory.past(&device.key).await.unwrap().unwrap();
+    let left = past.last.unwrap();
+    assert_eq!((past.epoch, left.boot, left.acked, left.end), (second.epoch, device.boot.clone(), None, end));
+    assert!(left.at_ms.abs_diff(second.epoch.0 / 1_000) < 600_000, "{}", left.at_ms);
+}
+
+async fn a_nodes_devices_are_listed_by_name(twin: &impl Twin) {
+    let (a, b) = (twin.life("gw-a"), twin.life("gw-b"));
+    let directory = twin.ownership();
+    for name in ["d-3", "d-1", "d-2"] {
+        Device::new(name).claim(twin, &a).await.unwrap();
+    }
+    Device::new("e").claim(twin, &b).await.unwrap();
+    let tenant = Device::new("d").key.tenant().to_owned();
+    let (first, end) = (format!("{tenant}/"), format!("{tenant}0"));
+    let names = |listed: Listed| listed.devices.iter().map(|key| key.device().to_owned()).collect::<Vec<_>>();
+    let some =
+        async |above: &str, below: &str, limit| directory.list(&a, Stretch { above, below, limit }).await.unwrap();
+    let page = some(&first, &end, 2).await;
+    assert_eq!((page.all, names(page)), (3, vec!["d-1".to_owned(), "d-2".to_owned()]));
+    assert_eq!(names(some(&format!("{tenant}/d-2"), &end, 10).await), ["d-3"]);
+    assert_eq!(names(some(&first, &format!("{tenant}/d-3"), 10).await), ["d-1", "d-2"]);
+    let count = some(&first, &end, 0).await;
+    assert_eq!((count.all, count.devices.len()), (3, 0));
+    assert_eq!(some("zz/", "zz0", 10).await.devices, []);
+    let nobody = twin.life("gw-c");
+    assert_eq!(directory.list(&nobody, Stretch { above: "", below: "~", limit: 9 }).await.unwrap(), Listed::default());
 }
 
 async fn membership(twin: &impl Twin) {

@@ -9,8 +9,8 @@ use tidegate::id::{Boot, DeviceKey, Epoch, NodeName, SessionId};
 use tidegate::ownership::memory::{MemoryOwnership, Snapshot};
 use tidegate::ownership::redis::RedisOwnership;
 use tidegate::ownership::{
-    Claim, Claimed, Fence, Held, Inspection, Last, Lease, NodeLife, NodeState, Ownership, OwnershipError,
-    OwnershipFuture, Page, Profile, Reasserted, Renewed, Row, SharedOwnership, View,
+    Claim, Claimed, Fence, Held, Inspection, Last, Lease, Listed, NodeLife, NodeState, Ownership, OwnershipError,
+    OwnershipFuture, Page, Past, Profile, Reasserted, Renewed, Row, SharedOwnership, Stretch, View,
 };
 use tidegate::store::{Primary, RedisConfig, Store, keys};
 use tidegate::telemetry::metrics::Metrics;
@@ -307,6 +307,14 @@ impl Ownership for Spoilt {
 
     fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
         self.inner.row(device)
+    }
+
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
+        self.inner.past(device)
+    }
+
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
+        self.inner.list(life, stretch)
     }
 
     fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {

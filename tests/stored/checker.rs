@@ -63,6 +63,21 @@ fn a_planted_loss_is_named() {
 }
 
 #[test]
+fn what_a_welcome_said_is_stored_counts_as_acked() {
+    let spared = |upto| {
+        let second = connection([Event::Resumed(upto), sent(4), Event::Acked(4)]);
+        let first = connection([sent(1), sent(2), sent(3), Event::Acked(1)]);
+        Ledger { tenant: "acme".into(), devices: [("d1".into(), vec![first, second])].into() }
+    };
+    let verdict = spared(3).check(&records(&[1, 2, 3, 4]));
+    verdict.assert_clean();
+    assert_eq!(verdict.acked, 4);
+    assert_eq!(spared(3).check(&records(&[1, 2, 4])).faults, [Fault::Lost(id(3))]);
+    assert_eq!(spared(2).check(&records(&[1, 2, 4])).faults, [], "nobody said that 3 is stored");
+    assert_eq!(spared(9).check(&records(&[1, 2, 3, 4])).faults, [Fault::Unasked(id(9))]);
+}
+
+#[test]
 fn a_planted_duplicate_with_another_payload_is_named() {
     let mut records = records(&[1, 2, 3, 4, 3]);
     records[4].value = payload(33).into_bytes();

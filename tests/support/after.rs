@@ -389,17 +389,17 @@ impl Watermarks {
     }
 }
 
-/// Ends the gateway when this process is gone, in whatever way: nothing drops what is in a static.
+/// Ends the gateway, and its Redis, when this process is gone, in whatever way: nothing drops what is in a static.
 struct Reaper(Child);
 
 impl Reaper {
     fn watch(gateway: &Gateway) -> Self {
         // Its standard input ends with this process.
-        let script = "trap '' HUP INT TERM; read -r _; kill -KILL \"$0\"; sleep 0.2; rm -rf -- \"$1\"";
+        let script = "trap '' HUP INT TERM; read -r _; dir=$0; kill -KILL \"$@\"; sleep 0.2; rm -rf -- \"$dir\"";
         let child = Command::new("sh")
             .args(["-c", script])
-            .arg(gateway.process.pid().to_string())
             .arg(gateway.dir())
+            .args(gateway.pids().map(|pid| pid.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

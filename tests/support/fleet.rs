@@ -26,6 +26,8 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 const RECONNECT: Duration = Duration::from_millis(500);
 /// Goes behind how a connection ended that was announced.
 const AFTER_GOAWAY: &str = " after a goaway";
+/// How a connection ended whose device went when it was told to.
+pub const WENT: &str = "went";
 
 /// How devices send new updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +54,23 @@ pub struct Fleet {
     orders: watch::Sender<Order>,
     tasks: Vec<JoinHandle<()>>,
     acked: Arc<AtomicUsize>,
+    door: Arc<Mutex<Door>>,
     runtime: Runtime,
+}
+
+/// Where devices connect, as a load balancer would have it.
+#[derive(Debug, Clone, Copy)]
+struct Door {
+    addr: SocketAddr,
+    /// Whether a device that is told to go does, when its hint says so.
+    goes: bool,
 }
 
 struct Device {
     id: String,
     boot: String,
     request: String,
-    addr: SocketAddr,
+    door: Arc<Mutex<Door>>,
     acked: Arc<AtomicUsize>,
     diary: Mutex<Diary>,
 }
@@ -74,6 +85,14 @@ struct Diary {
     flow: Vec<(Instant, bool)>,
     /// How each connection, or attempt at one (`not connected: …`), ended against the device's will.
     ends: Vec<String>,
+    /// Moment of each `goaway`, and the deadline in it, in milliseconds.
+    goaways: Vec<(Instant, u64)>,
+    /// Updates sent again on a later connection.
+    resent: usize,
+    /// Updates that were not acked and need not be sent again, by `resume_after`.
+    spared: usize,
+    /// Connections whose `welcome` had `resume_after`.
+    resumed: usize,
     unacked: BTreeMap<u64, Arc<[u8]>>,
     last_seq: u64,
 }
@@ -97,15 +116,17 @@ impl Fleet {
         let runtime = runtime.expect("a runtime");
         let (orders, _) = watch::channel(Order::Rest);
         let acked = Arc::new(AtomicUsize::new(0));
+        let door = Arc::new(Mutex::new(Door { addr, goes: false }));
         let device = |number| {
             let (id, boot) = (format!("dev-{number:03}"), format!("b{:08x}", fastrand::u32(..)));
             let request = request(addr, &format!("boot={boot}{}", query(number)), &token(&id));
-            Arc::new(Device { id, boot, request, addr, acked: Arc::clone(&acked), diary: Mutex::default() })
+            let (door, acked) = (Arc::clone(&door), Arc::clone(&acked));
+            Arc::new(Device { id, boot, request, door, acked, diary: Mutex::default() })
         };
         let devices: Vec<_> = (0..count).map(device).collect();
         let live = |device: &Arc<Device>| runtime.spawn(live(Arc::clone(device), orders.subscribe()));
         let tasks = devices.iter().map(live).collect();
-        let fleet = Self { tenant: tenant.to_owned(), devices, orders, tasks, acked, runtime };
+        let fleet = Self { tenant: tenant.to_owned(), devices, orders, tasks, acked, door, runtime };
         wait_until("every device is connected", Duration::from_secs(60), || {
             fleet.devices.iter().all(|device| !device.diary().connections.is_empty())
         });
@@ -120,6 +141,26 @@ impl Fleet {
     /// Has every device send nothing new.
     pub fn rest(&self) {
         self.orders.send_replace(Order::Rest);
+    }
+
+    /// From now on devices connect to this address, and those that are told to go do, after the time they are told.
+    pub fn steer(&self, addr: SocketAddr) {
+        *self.door.lock().expect("nobody panicked with it") = Door { addr, goes: true };
+    }
+
+    /// Each `goaway`'s moment and its deadline in milliseconds, by time.
+    pub fn goaways(&self) -> Vec<(Instant, u64)> {
+        let mut all: Vec<_> = self.devices.iter().flat_map(|device| device.diary().goaways.clone()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Over all devices: updates that were sent again; unacked ones that `resume_after` spared; `welcome`s that had it.
+    pub fn resumption(&self) -> (usize, usize, usize) {
+        self.devices.iter().fold((0, 0, 0), |(resent, spared, resumed), device| {
+            let diary = device.diary();
+            (resent + diary.resent, spared + diary.spared, resumed + diary.resumed)
+        })
     }
 
     /// Updates acked so far.
@@ -213,11 +254,16 @@ impl Device {
         self.diary.lock().expect("nobody panicked with it")
     }
 
+    fn door(&self) -> Door {
+        *self.door.lock().expect("nobody panicked with it")
+    }
+
     /// A connection, and what came behind the gateway's answer.
     async fn connect(&self) -> Result<(TcpStream, Vec<u8>)> {
         let socket = TcpSocket::new_v4()?;
         socket.set_send_buffer_size(u32::try_from(CHUNK).expect("small"))?;
-        let mut stream = socket.connect(self.addr).await?;
+        let addr = self.door().addr;
+        let mut stream = socket.connect(addr).await?;
         stream.set_nodelay(true)?;
         stream.write_all(self.request.as_bytes()).await?;
         let mut inbox = Vec::new();
@@ -259,8 +305,11 @@ async fn live(device: Arc<Device>, mut orders: watch::Receiver<Order>) {
             Err(error) => Err(format!("not connected: {error}")),
         };
         let Err(why) = ended else { return };
+        let went = why.starts_with(WENT);
         device.diary().ends.push(why);
-        tokio::time::sleep(RECONNECT).await;
+        if !went {
+            tokio::time::sleep(RECONNECT).await;
+        }
         if *orders.borrow() == Order::Leave {
             return;
         }
@@ -278,6 +327,8 @@ struct Line<'a> {
     log_paused: bool,
     rate_paused: bool,
     told_to_go: bool,
+    /// When it goes.
+    goes_at: Option<Instant>,
     /// What the connection before left unacked and is still to be sent on this one, lowest first.
     again: VecDeque<u64>,
     due: Instant,
@@ -295,6 +346,7 @@ impl<'a> Line<'a> {
             log_paused: false,
             rate_paused: false,
             told_to_go: false,
+            goes_at: None,
             again,
             due: Instant::now(),
         }
@@ -312,7 +364,14 @@ impl<'a> Line<'a> {
                 }
                 return Ok(());
             }
-            let wake = self.refill(order);
+            if self.goes_at.is_some_and(|at| at <= Instant::now()) && self.out.is_empty() {
+                drop(stream.try_write(&ws::frame(0x80 | opcode::CLOSE, &1000u16.to_be_bytes())));
+                return Err(WENT.to_owned());
+            }
+            let wake = match (self.refill(order), self.goes_at) {
+                (Some(wake), Some(goes)) => Some(wake.min(goes)),
+                (wake, goes) => wake.or(goes),
+            };
             tokio::select! {
                 changed = orders.changed() => changed.map_err(|_| "the fleet is gone".to_owned())?,
                 _ = stream.readable() => self.read(&stream)?,
@@ -347,6 +406,9 @@ impl<'a> Line<'a> {
     /// Puts what may be sent into `out` where that is empty. Gives the moment to look again, where time decides.
     fn refill(&mut self, order: Order) -> Option<Instant> {
         let window = self.window?;
+        if self.goes_at.is_some_and(|at| at <= Instant::now()) {
+            return None;
+        }
         let mut diary = self.device.diary();
         while self.out.len() < CHUNK {
             let heeds = !matches!(order, Order::Send(Load { heeds: false, .. }));
@@ -355,7 +417,10 @@ impl<'a> Line<'a> {
                 return None;
             }
             let seq = match (self.again.pop_front(), order) {
-                (Some(seq), _) => seq,
+                (Some(seq), _) => {
+                    diary.resent += 1;
+                    seq
+                }
                 (None, Order::Send(load)) if self.due <= Instant::now() => {
                     self.due = Instant::now() + load.every;
                     diary.make(self.device, load.bytes)
@@ -391,6 +456,13 @@ impl<'a> Line<'a> {
                 self.window = Some(usize::try_from(window).expect("a small number"));
                 let boot = self.device.boot.clone();
                 diary.connections.push(Connection { boot, events: Vec::new() });
+                if let Some(upto) = message["resume_after"].as_u64() {
+                    diary.resumed += 1;
+                    diary.note(Event::Resumed(upto));
+                    let above = diary.unacked.split_off(&(upto + 1));
+                    diary.spared += std::mem::replace(&mut diary.unacked, above).len();
+                    self.again.retain(|again| *again > upto);
+                }
             }
             ("ack", Some(seq)) => {
                 diary.note(Event::Acked(seq));
@@ -405,7 +477,13 @@ impl<'a> Line<'a> {
                 diary.unacked.remove(&seq);
                 self.again.retain(|again| *again != seq);
             }
-            ("goaway", _) => self.told_to_go = true,
+            ("goaway", _) => {
+                self.told_to_go = true;
+                let after = message["retry_after_ms"].as_u64().expect("a goaway says when to come back");
+                diary.goaways.push((Instant::now(), message["deadline_ms"].as_u64().expect("and its deadline")));
+                let goes = self.device.door().goes;
+                self.goes_at = goes.then(|| Instant::now() + Duration::from_millis(after));
+            }
             (kind @ ("pause" | "resume"), _) if message["reason"] == "rate" => self.rate_paused = kind == "pause",
             (kind @ ("pause" | "resume"), _) => {
                 self.log_paused = kind == "pause";

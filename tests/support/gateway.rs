@@ -104,6 +104,9 @@ impl Builder {
             ("auth.audience".into(), "'tidegate'".into()),
             ("kafka.brokers".into(), format!("'{}'", self.brokers)),
             ("kafka.topic_prefix".into(), format!("'{prefix}'")),
+            // Any port that is free; one that has to be known is set.
+            ("peer.listen".into(), "'127.0.0.1:0'".into()),
+            ("peer.plaintext".into(), "true".into()),
             // No load balancer has to notice anything here.
             ("drain.propagation_s".into(), "0".into()),
             ("drain.budget_s".into(), "10".into()),
@@ -177,6 +180,11 @@ impl Gateway {
     /// Its name among the nodes.
     pub fn name(&self) -> String {
         format!("gw-{}", self.public)
+    }
+
+    /// Its process and that of the Redis that was started for it.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        [Some(self.process.pid()), self.own_redis.as_ref().map(Redis::pid)].into_iter().flatten()
     }
 
     /// The Redis that was started for it.

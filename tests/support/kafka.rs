@@ -176,9 +176,33 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker on free ports with its data in a temporary directory, and waits until it answers.
     pub fn start() -> Self {
+        Self::start_with("", "", "")
+    }
+
+    /// The same with a second door: whoever comes in by `port` is told to come by `advertised`, where a proxy listens.
+    pub fn start_with_second_door(port: u16, advertised: u16) -> Self {
+        Self::start_with(
+            &format!(",SECOND://127.0.0.1:{port}"),
+            &format!(",SECOND://127.0.0.1:{advertised}"),
+            ",SECOND:PLAINTEXT",
+        )
+    }
+
+    fn start_with(listeners: &str, advertised: &str, protocols: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (port, controller) = (ports::free(), ports::free());
-        std::fs::write(dir.path().join("kafka.properties"), properties(dir.path(), port, controller)).expect("written");
+        std::fs::write(dir.path().join("kafka.properties"), {
+            let mut text = properties(dir.path(), port, controller);
+            for (key, more) in
+                [("\nlisteners=", listeners), ("\nadvertised.listeners=", advertised), ("protocol.map=", protocols)]
+            {
+                let line = text.find(key).expect("the key is there") + 1;
+                let end = line + text[line..].find('\n').expect("a line");
+                text.insert_str(end, more);
+            }
+            text
+        })
+        .expect("written");
         let id = output(java().args(["kafka.tools.StorageTool", "random-uuid"]));
         output(java().args(["kafka.tools.StorageTool", "format", "-t", id.trim(), "-c"]).arg(config(dir.path())));
         let process = run_broker(dir.path());

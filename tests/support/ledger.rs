@@ -23,6 +23,9 @@ pub enum Event {
     Acked(u64),
     /// `refused` of this number.
     Refused(u64),
+    /// The connection's `welcome` said that everything up to this number, of the same boot, is stored: as good as an ack of
+    /// what earlier connections sent.
+    Resumed(u64),
 }
 
 /// One connection of a device, with its events in their order.
@@ -156,8 +159,9 @@ impl Ledger {
     pub fn check(&self, records: &[Stored]) -> Verdict {
         let (mut told, mut faults) = (Told::default(), Vec::new());
         for (device, connections) in &self.devices {
+            let mut before = BTreeMap::new();
             for connection in connections {
-                fold(device, connection, &mut told, &mut faults);
+                fold(device, connection, &mut before, &mut told, &mut faults);
             }
         }
         let mut topic = Topic::default();
@@ -194,7 +198,15 @@ impl Ledger {
 }
 
 /// Goes through one connection: an ack covers what was sent before it, up to its number, and not refused before it.
-fn fold<'a>(device: &str, connection: &'a Connection, told: &mut Told<'a>, faults: &mut Vec<Fault>) {
+/// `before` has what the device's connections sent so far and was not refused, by boot.
+fn fold<'a>(
+    device: &str,
+    connection: &'a Connection,
+    before: &mut BTreeMap<&'a str, BTreeSet<u64>>,
+    told: &mut Told<'a>,
+    faults: &mut Vec<Fault>,
+) {
+    let before = before.entry(&connection.boot).or_default();
     let id = |seq| Id { device: device.to_owned(), boot: connection.boot.clone(), seq };
     let (mut sent_here, mut open, mut last) = (BTreeSet::new(), BTreeSet::new(), 0);
     for event in &connection.events {
@@ -202,6 +214,7 @@ fn fold<'a>(device: &str, connection: &'a Connection, told: &mut Told<'a>, fault
             Event::Sent { seq, payload } => {
                 sent_here.insert(*seq);
                 open.insert(*seq);
+                before.insert(*seq);
                 let before = told.sent.insert(id(*seq), payload);
                 assert!(before.is_none_or(|before| before == &**payload), "{} was sent with two payloads", id(*seq));
             }
@@ -221,7 +234,14 @@ fn fold<'a>(device: &str, connection: &'a Connection, told: &mut Told<'a>, fault
                     faults.push(Fault::Unasked(id(*seq)));
                 }
                 open.remove(seq);
+                before.remove(seq);
                 told.refused.insert(id(*seq));
+            }
+            Event::Resumed(upto) => {
+                if !before.contains(upto) {
+                    faults.push(Fault::Unasked(id(*upto)));
+                }
+                told.acked.extend(before.range(..=*upto).copied().map(id));
             }
         }
     }

@@ -43,6 +43,11 @@ impl Redis {
         wait_until("Redis answers", STARTED, || !try_cli(self.port, &["PING"]).unwrap_or_default().is_empty());
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// `redis://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)

@@ -12,12 +12,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 pub mod after;
+pub mod callers;
+pub mod checker;
+pub mod cluster;
+pub mod devices;
 pub mod fleet;
 pub mod gateway;
+pub mod haproxy;
+pub mod history;
 pub mod kafka;
 pub mod ledger;
+pub mod monitor;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod ws;
 

@@ -79,17 +79,21 @@ impl Identity {
     /// # Errors
     /// When signing fails, in words.
     pub fn token(&self, number: u64) -> Result<String, String> {
+        self.sign(&device_id(number), "device")
+    }
+
+    /// A token of an application that may command every device.
+    ///
+    /// # Errors
+    /// When signing fails, in words.
+    pub fn caller(&self) -> Result<String, String> {
+        self.sign("bench-caller", "commands:write")
+    }
+
+    fn sign(&self, sub: &str, scope: &str) -> Result<String, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
-        let sub = device_id(number);
-        let claims = Claims {
-            iss: ISSUER,
-            aud: AUDIENCE,
-            sub: &sub,
-            tenant: "bench",
-            scope: "device",
-            iat: now,
-            exp: now + LIFETIME_S,
-        };
+        let claims =
+            Claims { iss: ISSUER, aud: AUDIENCE, sub, tenant: "bench", scope, iat: now, exp: now + LIFETIME_S };
         let header = Header { kid: Some(KEY_ID.to_owned()), ..Header::new(Algorithm::ES256) };
         jsonwebtoken::encode(&header, &claims, &self.signing).map_err(|error| error.to_string())
     }

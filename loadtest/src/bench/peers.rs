@@ -88,7 +88,7 @@ impl Bench {
         let at = address.to_string();
         let tls = [self.identity.certificate.display().to_string(), self.identity.key.display().to_string()];
         let (program, words, speech) = match peer {
-            Peer::Gateway | Peer::GatewayTls | Peer::Other => return self.start_gateway(peer, address, &log),
+            Peer::Gateway | Peer::GatewayTls | Peer::Other => return self.start_gateway(peer, None, address, &log),
             Peer::BareEcho => (bin("bare-echo"), vec![at], Speech::Echo),
             Peer::Obvious => (bin("obvious"), vec![at, self.brokers.clone()], Speech::AckEach),
             Peer::Mosquitto => (mosquitto_binary(), self.mosquitto(address)?, Speech::Mqtt),
@@ -102,6 +102,11 @@ impl Bench {
         let encrypted = matches!(peer, Peer::TlsEcho | Peer::TlsHandshake);
         let tls = encrypted.then(|| self.identity.client.clone());
         Ok((server, Target { address, tls, speech, token: None }))
+    }
+
+    /// One node of several, by its name.
+    pub(super) fn start_node(&self, peer: Peer, name: &str) -> Result<(Server, Target), BenchError> {
+        self.start_gateway(peer, Some(name), free_address()?, &self.dir.join(format!("{name}.log")))
     }
 
     /// mosquitto 2.0.11 needs a plain listener beside the WebSocket one. Started by root it would become a user who may
@@ -119,8 +124,15 @@ impl Bench {
     }
 
     /// A node with everything at its default but where things are.
-    fn start_gateway(&self, peer: Peer, address: SocketAddr, log: &Path) -> Result<(Server, Target), BenchError> {
+    fn start_gateway(
+        &self,
+        peer: Peer,
+        name: Option<&str>,
+        address: SocketAddr,
+        log: &Path,
+    ) -> Result<(Server, Target), BenchError> {
         let internal = free_address()?;
+        let node = name.map_or_else(String::new, |name| format!("[node]\nname = \"{name}\"\n"));
         let (identity, tls) = (&self.identity, peer == Peer::GatewayTls);
         let (program, more) = match &self.other {
             Some(other) if peer == Peer::Other => (&other.tidegate, other.config.as_str()),
@@ -132,14 +144,17 @@ impl Bench {
             "plaintext = true".to_owned()
         };
         // An older build to compare with may not know the section.
-        let redis = if peer == Peer::Other { String::new() } else { format!("[redis]\nurls = [\"{}\"]\n", self.redis) };
+        let redis = match peer {
+            Peer::Other => String::new(),
+            _ => format!("[redis]\nurls = [\"{}\"]\n[peer]\nlisten = \"127.0.0.1:0\"\nplaintext = true\n", self.redis),
+        };
         let text = format!(
             "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
              issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
             identity.jwks, self.brokers
         );
-        let file = self.dir.join("tidegate.toml");
-        std::fs::write(&file, text).map_err(BenchError::io("tidegate.toml"))?;
+        let file = self.dir.join(format!("{}.toml", name.unwrap_or("tidegate")));
+        std::fs::write(&file, node + &text).map_err(BenchError::io("tidegate.toml"))?;
         let words = ["serve".to_owned(), "--config".to_owned(), file.display().to_string()];
         let mut server = Server::start(program, &words, log)?;
         server.wait_ready(internal)?;

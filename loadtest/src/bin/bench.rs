@@ -14,7 +14,7 @@ use tidegate_loadtest::bench::report::{Report, table};
 use tidegate_loadtest::bench::servers::background_load;
 use tidegate_loadtest::bench::{Bench, BenchError, Other};
 
-const GROUPS: [&str; 6] = ["memory", "cpu", "paced", "latency", "connects", "builds"];
+const GROUPS: [&str; 7] = ["memory", "cpu", "paced", "latency", "connects", "cluster", "builds"];
 /// Open files that a server with 15,000 connections needs, and the generator.
 const FILES: u64 = 16_000;
 /// A machine busier than this before anything began gives rough figures.
@@ -86,6 +86,7 @@ fn run(arguments: &Arguments) -> Result<bool, BenchError> {
             "cpu" => bench.cpu(&mut report),
             "paced" => bench.paced(&mut report),
             "latency" => report.add(group, bench.latency()),
+            "cluster" => bench.cluster(&mut report),
             "builds" => bench.builds(&mut report),
             _ => report.add(group, bench.connects()),
         }

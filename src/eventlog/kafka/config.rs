@@ -276,6 +276,42 @@ impl KafkaConfig {
         client
     }
 
+    /// A client with what its service needs and the user's own properties, and over them what may not be otherwise.
+    fn with(&self, own: &[(&str, &str)], fixed: &[&[(&str, &str)]]) -> Result<ClientConfig, StartError> {
+        let mut client = self.client()?;
+        for (key, value) in self.preset.map(Preset::properties).unwrap_or_default().iter().chain(own) {
+            client.set(*key, *value);
+        }
+        let mut client = self.finish(client);
+        for (key, value) in fixed.iter().copied().flatten() {
+            client.set(*key, *value);
+        }
+        Ok(client)
+    }
+
+    /// The producer of single records that somebody waits for.
+    pub(super) fn writer(&self) -> Result<ClientConfig, StartError> {
+        self.with(&[], &[&WRITER])
+    }
+
+    /// A consumer that reads a topic whole, for itself alone.
+    pub(super) fn follower(&self) -> Result<ClientConfig, StartError> {
+        self.with(&[], &[&CONSUMER, &FOLLOWER])
+    }
+
+    /// A member of the group that reads a topic for all nodes.
+    pub(super) fn group_member(&self, topic: &str, member: &str) -> Result<ClientConfig, StartError> {
+        let group = self.group(topic);
+        let name = [("group.id", group.as_str()), ("group.instance.id", member)];
+        self.with(&GROUP_OWN, &[&CONSUMER, &GROUP, &name])
+    }
+
+    /// The group's name: `tidegate-commands` with the prefix that topics have by default.
+    pub fn group(&self, topic: &str) -> String {
+        let prefix = self.topic_prefix.trim_end_matches(['.', '-', '_']);
+        format!("{}-{topic}", if prefix.is_empty() { "tidegate" } else { prefix })
+    }
+
     /// The producer, with the queue sized so that a full one is a bug, not a mode.
     pub(super) fn producer(&self, limits: &Limits) -> Result<ClientConfig, StartError> {
         let mut client = self.client()?;
@@ -340,6 +376,44 @@ const PRODUCER: [(&str, &str); 10] = [
     // A topic that went missing is reported after this long, so that the alert can name it.
     ("topic.metadata.propagation.max.ms", "5000"),
     ("socket.nagle.disable", "true"),
+];
+
+/// Of the writer: duplicates do no harm, and each record is waited for.
+const WRITER: [(&str, &str); 9] = [
+    ("acks", "-1"),
+    ("enable.idempotence", "false"),
+    ("max.in.flight.requests.per.connection", "1"),
+    ("message.timeout.ms", "5000"),
+    ("request.timeout.ms", "4000"),
+    ("linger.ms", "0"),
+    ("queue.buffering.max.messages", "1000"),
+    ("partitioner", "murmur2_random"),
+    ("topic.metadata.propagation.max.ms", "4000"),
+];
+
+/// Of both kinds of consumers. What has fallen out of the topic is gone: what is left is read.
+const CONSUMER: [(&str, &str); 3] =
+    [("auto.offset.reset", "earliest"), ("enable.auto.offset.store", "false"), ("allow.auto.create.topics", "false")];
+
+/// Of the reader of a whole topic. librdkafka wants a group's id even where none is joined.
+const FOLLOWER: [(&str, &str); 3] =
+    [("group.id", "tidegate-follower"), ("enable.partition.eof", "true"), ("enable.auto.commit", "false")];
+
+/// Of the group, where the user's properties count over it.
+const GROUP_OWN: [(&str, &str); 4] = [
+    // How soon a topic that was missing is found.
+    ("topic.metadata.refresh.interval.ms", "30000"),
+    // As long as a node's lease: then its partitions are another's.
+    ("session.timeout.ms", "15000"),
+    ("heartbeat.interval.ms", "3000"),
+    ("queued.max.messages.kbytes", "16384"),
+];
+
+/// Of the group: what was noted as handled is committed every second, and when a partition is given away.
+const GROUP: [(&str, &str); 3] = [
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("enable.auto.commit", "true"),
+    ("auto.commit.interval.ms", "1000"),
 ];
 
 #[cfg(test)]
@@ -413,6 +487,21 @@ mod tests {
         let acks = config("brokers = 'k'\n[properties]\nacks = '1'");
         let error = acks.producer(&Limits::default()).unwrap_err().to_string();
         assert!(error.contains("kafka.properties.acks"), "{error}");
+    }
+
+    #[test]
+    fn readers_keep_what_their_promises_rest_on_whatever_the_user_sets() {
+        let mut kafka = config("brokers = 'k'\n[properties]\n'enable.auto.offset.store' = 'true'\n'linger.ms' = '5'");
+        for client in
+            [kafka.follower().unwrap(), kafka.group_member("commands", "n1").unwrap(), kafka.writer().unwrap()]
+        {
+            client.create_native_config().unwrap();
+        }
+        assert_eq!(kafka.group_member("commands", "n1").unwrap().get("enable.auto.offset.store"), Some("false"));
+        for (prefix, group) in [("tidegate.", "tidegate-commands"), ("", "tidegate-commands"), ("eu_", "eu-commands")] {
+            prefix.clone_into(&mut kafka.topic_prefix);
+            assert_eq!(kafka.group_member("commands", "n1").unwrap().get("group.id"), Some(group));
+        }
     }
 
     #[test]

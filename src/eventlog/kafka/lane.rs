@@ -17,8 +17,7 @@ use super::LaneState;
 use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode, publish};
 use crate::telemetry::metrics::Metrics;
 
-pub(super) use context::{Context, is_forbidden};
-use context::{code, is_about_the_record};
+pub(super) use context::{Context, code, is_about_the_record, is_forbidden};
 use probe::Probes;
 
 pub(super) type Producer = BaseProducer<Context>;

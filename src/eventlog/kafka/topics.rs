@@ -226,6 +226,25 @@ async fn compare(
     Ok(differences)
 }
 
+/// How a topic (its full name) loses records, as its `cleanup.policy` says; nothing where the broker does not tell.
+///
+/// # Errors
+/// [`TopicsError`]: the configuration is wrong, or nobody answered.
+pub async fn cleanup_policy(
+    config: &KafkaConfig,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<String>, TopicsError> {
+    let client = config.finish(config.client()?);
+    let admin: Admin =
+        client.create_with_context(Listener::default()).map_err(|error| StartError::Config(super::describe(&error)))?;
+    let options = AdminOptions::new().request_timeout(Some(timeout));
+    let told = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+    let told = told.map_err(|error| TopicsError::Brokers(error.to_string()))?;
+    let resource = told.into_iter().find_map(Result::ok);
+    Ok(resource.and_then(|resource| resource.get("cleanup.policy")?.value.clone()))
+}
+
 fn setting_differences(spec: &TopicSpec, resource: &ConfigResource) -> Vec<String> {
     let differs = |(key, should): &(&'static str, String)| {
         let is = resource.get(key).and_then(|entry| entry.value.as_deref()).unwrap_or("unset");

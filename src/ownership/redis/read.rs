@@ -1,8 +1,12 @@
 //! What the scripts answer, read.
 
+use std::borrow::Cow;
+
 use super::member;
 use crate::id::{Boot, DeviceKey, Epoch, Incarnation, NodeName, SessionId};
-use crate::ownership::{Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Reasserted, Renewed, Row, View};
+use crate::ownership::{
+    Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Past, Reasserted, Renewed, Row, View,
+};
 use crate::store::{StoreError, Value};
 
 fn wrong(what: &'static str) -> StoreError {
@@ -54,7 +58,26 @@ fn last(value: Value) -> Result<Option<Last>, StoreError> {
     }
     let [of, acked, at] = value.items()?;
     let acked = acked.optional_text()?.and_then(|seq| seq.parse().ok());
-    Ok(Some(Last { boot: boot(of)?, acked, at_ms: at.unsigned()? }))
+    // How it ended is nothing to a device that connects.
+    Ok(Some(Last { boot: boot(of)?, acked, at_ms: at.unsigned()?, end: None }))
+}
+
+/// The fields of what was left behind, in the order in which [`past`] takes them.
+pub(super) const PAST: [&str; 6] = ["epoch", "boot", "acked", "at", "code", "initiator"];
+
+/// What connections left behind; nothing where none did.
+pub(super) fn past(value: Value) -> Result<Option<Past>, StoreError> {
+    let [epoch, of, acked, at, code, initiator] = value.items()?;
+    if epoch == Value::Nil {
+        return Ok(None);
+    }
+    let hints = if of == Value::Nil { Value::Nil } else { Value::List(vec![of, acked, at]) };
+    let mut last = last(hints)?;
+    if let Some(last) = &mut last {
+        let code = code.optional_text()?.and_then(|code| code.parse().ok());
+        last.end = code.zip(initiator.optional_text()?.map(Cow::Owned));
+    }
+    Ok(Some(Past { epoch: Epoch(epoch.unsigned()?), last }))
 }
 
 /// `renew.lua`.

@@ -24,6 +24,8 @@ pub(super) enum Scalar<'a> {
     Unsigned(u64),
     /// A negative integer.
     Signed(i64),
+    /// True or false.
+    Flag(bool),
     /// Anything else.
     Other,
 }
@@ -42,7 +44,12 @@ pub(super) struct Fields<'a> {
     pub(super) message: Option<Scalar<'a>>,
     pub(super) token: Option<Scalar<'a>>,
     pub(super) traceparent: Option<Scalar<'a>>,
+    pub(super) key: Option<Scalar<'a>>,
+    pub(super) ttl_s: Option<Scalar<'a>>,
+    pub(super) max_attempts: Option<Scalar<'a>>,
+    pub(super) replace: Option<Scalar<'a>>,
     pub(super) has_value: bool,
+    pub(super) params: Option<&'a str>,
     pub(super) result: Option<&'a str>,
     /// Some object has one key twice.
     pub(super) repeated_key: bool,
@@ -62,6 +69,10 @@ impl<'a> Fields<'a> {
             "message" => Some(&mut self.message),
             "token" => Some(&mut self.token),
             "traceparent" => Some(&mut self.traceparent),
+            "key" => Some(&mut self.key),
+            "ttl_s" => Some(&mut self.ttl_s),
+            "max_attempts" => Some(&mut self.max_attempts),
+            "replace" => Some(&mut self.replace),
             _ => None,
         }
     }
@@ -127,10 +138,11 @@ impl<'de> Visitor<'de> for Message<'_, 'de> {
                 fields.repeated_key |= fields.has_value;
                 fields.has_value = true;
                 map.next_value_seed(Walk { keys: &mut keys, depth: 1, keep: false })?;
-            } else if key == "result" {
+            } else if key == "result" || key == "params" {
                 let raw = map.next_value::<&'de RawValue>()?.get();
-                fields.repeated_key |= fields.result.is_some();
-                fields.result = Some(raw);
+                let slot = if key == "result" { &mut fields.result } else { &mut fields.params };
+                fields.repeated_key |= slot.is_some();
+                *slot = Some(raw);
                 let mut input = serde_json::Deserializer::from_str(raw);
                 Walk { keys: &mut keys, depth: 1, keep: false }.deserialize(&mut input).map_err(A::Error::custom)?;
             } else {
@@ -193,8 +205,8 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Scalar<'de>, E> {
-        Ok(Scalar::Other)
+    fn visit_bool<E>(self, flag: bool) -> Result<Scalar<'de>, E> {
+        Ok(Scalar::Flag(flag))
     }
 
     fn visit_unit<E>(self) -> Result<Scalar<'de>, E> {

@@ -60,6 +60,18 @@ pub(crate) struct Message {
     pub(crate) resume_after: Option<u64>,
     #[prost(bool, optional, tag = "28")]
     pub(crate) registered: Option<bool>,
+    #[prost(string, optional, tag = "29")]
+    pub(crate) key: Option<String>,
+    #[prost(uint64, optional, tag = "30")]
+    pub(crate) ttl_s: Option<u64>,
+    #[prost(uint64, optional, tag = "31")]
+    pub(crate) max_attempts: Option<u64>,
+    #[prost(bool, optional, tag = "32")]
+    pub(crate) replace: Option<bool>,
+    #[prost(string, optional, tag = "33")]
+    pub(crate) state: Option<String>,
+    #[prost(uint64, optional, tag = "34")]
+    pub(crate) version: Option<u64>,
 }
 
 /// `Value`: any JSON value.

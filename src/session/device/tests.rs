@@ -71,6 +71,20 @@ fn case_125_a_guessed_answer_changes_nothing_and_is_written_down_once_a_minute()
 }
 
 #[test]
+fn an_answer_with_the_id_of_a_command_is_handed_over_however_often_it_comes() {
+    let mut session = session(None);
+    let id = CommandId::of(&key(), "console", "k").to_string();
+    let (status, result, message) = (CommandStatus::Running, None, None);
+    let ack = CommandAck { id: Cow::Borrowed(id.as_str()), status, result, message };
+    for _ in 0..1_000 {
+        let item = Ok(DeviceMessage::CommandAck(ack.clone()));
+        assert_eq!(step(&mut session, item, 1), Step::Answer(ack.clone()));
+    }
+    let upper = CommandAck { id: id.to_uppercase().into(), ..ack };
+    assert_eq!(step(&mut session, Ok(DeviceMessage::CommandAck(upper)), 1), Step::Guess { line: true });
+}
+
+#[test]
 fn a_flood_of_ping_messages_ends_like_one_of_ping_frames() {
     let mut session = session(None);
     let ping = || Ok(DeviceMessage::Ping { id: None });

@@ -50,6 +50,22 @@ labels! {
         App = "app",
     }
 
+    /// What became of a record of the topic of commands.
+    ReadOutcome {
+        /// A command, or one that was taken before.
+        Accepted = "accepted",
+        /// It cannot be read, or breaks a bound.
+        Malformed = "malformed",
+        /// It is larger than a message may be.
+        TooLarge = "too_large",
+        /// Its id was used for something else.
+        Conflict = "conflict",
+        /// The device's queue is full.
+        QueueFull = "queue_full",
+        /// Its time was over.
+        Expired = "expired",
+    }
+
     /// How a call to a peer ended.
     PeerOutcome {
         /// As it should.
@@ -178,6 +194,8 @@ labels! {
         Status = "status",
         /// `ack` about a command.
         Ack = "ack",
+        /// `command` of an application.
+        Command = "command",
         /// `auth`.
         Auth = "auth",
         /// `ping`.
@@ -204,6 +222,10 @@ labels! {
         Pause = "pause",
         /// `resume`.
         Resume = "resume",
+        /// `command`.
+        Command = "command",
+        /// `command_state`.
+        CommandState = "command_state",
         /// `auth_due`.
         AuthDue = "auth_due",
         /// `goaway`.
@@ -226,6 +248,8 @@ labels! {
         Telemetry = "telemetry",
         /// Health reports and presence.
         Status = "status",
+        /// What became of commands.
+        CommandEvents = "command-events",
     }
 
     /// How a record ended.
@@ -252,6 +276,12 @@ labels! {
         Rate = "rate",
         /// `auth` with a token that does not hold.
         InvalidToken = "invalid_token",
+        /// A command's key was used for another.
+        Conflict = "conflict",
+        /// A command for now or never, and its device is not connected.
+        NotConnected = "not_connected",
+        /// A command that cannot be taken just now.
+        Unavailable = "unavailable",
     }
 
     /// Why connections are told to hold their updates.
@@ -300,6 +330,54 @@ labels! {
         Kafka = "kafka",
         /// The node's lease in Redis.
         Redis = "redis",
+        /// A call to each live peer.
+        Peer = "peer",
+    }
+
+    /// Which way a command went.
+    CommandRoute {
+        /// It was accepted and ended on one node.
+        Local = "local",
+        /// It was accepted on one node and ended on another.
+        Peer = "peer",
+        /// It was never sent.
+        Queued = "queued",
+    }
+
+    /// How a command ended.
+    CommandOutcome {
+        /// The device did it.
+        Succeeded = "succeeded",
+        /// The device could not.
+        Failed = "failed",
+        /// The device would not.
+        Rejected = "rejected",
+        /// Every attempt was made, and nothing was heard.
+        Undeliverable = "undeliverable",
+        /// It was sent once or more, and whether the device did it is not known.
+        Unknown = "outcome_unknown",
+        /// Its time was over before it was ever sent.
+        Unsent = "unsent",
+        /// It was taken back, or replaced.
+        Canceled = "canceled",
+    }
+
+    /// What became of a device's answer to a command.
+    AnswerOutcome {
+        /// It moved the command on.
+        Changed = "changed",
+        /// It, or more, was said before.
+        Known = "known",
+        /// The command had ended otherwise.
+        Late = "late",
+        /// The command was never sent: somebody guesses.
+        NeverSent = "never_sent",
+        /// There is no such command.
+        Gone = "gone",
+        /// The directory was away: the command comes again.
+        Unavailable = "unavailable",
+        /// Too many waited: the command comes again.
+        Dropped = "dropped",
     }
 
     /// What somebody should look at who watches for attacks.

@@ -59,12 +59,12 @@ impl ProducerContext for Context {
     }
 }
 
-pub(super) fn code(error: &KafkaError) -> RDKafkaErrorCode {
+pub(in crate::eventlog::kafka) fn code(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
 }
 
 /// Whether the broker speaks of this one record, so that trying it again cannot help. Any other reason is an outage.
-pub(super) const fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
+pub(in crate::eventlog::kafka) const fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::MessageSizeTooLarge

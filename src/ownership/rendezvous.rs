@@ -1,11 +1,12 @@
 //! Which of several nodes does what only one needs to: all of them come to the same answer without asking.
 
-use crate::ownership::{Member, NodeLife};
+use super::{Member, NodeLife};
 
 /// The live member with the highest mark for `task`. Another life is another candidate; when one dies only its own tasks
 /// move.
-pub(super) fn pick<'a>(live: &'a [Member], task: &str) -> Option<&'a NodeLife> {
-    live.iter().map(|member| &member.profile.life).max_by_key(|life| (mark(&life.to_string(), task), *life))
+pub fn pick<'a>(live: impl IntoIterator<Item = &'a Member>, task: &str) -> Option<&'a NodeLife> {
+    let lives = live.into_iter().map(|member| &member.profile.life);
+    lives.max_by_key(|life| (mark(&life.to_string(), task), *life))
 }
 
 /// FNV-1a of both, mixed: the same on every node whatever its version.

@@ -1,0 +1,192 @@
+//! A directory and a keeper of commands that do one thing wrong: wrappers around the twins in memory.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tidegate::commands::{
+    Answer, Answered, Canceled, Command, CommandError, CommandFuture, Commands, Row as CommandRow, Sending, State,
+    Submission, Submitted, Swept,
+};
+use tidegate::id::{CommandId, DeviceKey, Epoch};
+use tidegate::ownership::{
+    Claim, Claimed, Fence, Held, Inspection, Last, Listed, NodeLife, Ownership, OwnershipFuture, Page, Past, Profile,
+    Reasserted, Renewed, Row, Stretch, View,
+};
+
+/// What is done wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// A release removes whatever row there is.
+    ReleaseWhatever,
+    /// A release compares only the node.
+    ReleaseByNode,
+    /// An answer is applied to a command that has ended.
+    EndTwice,
+    /// Whether a connection may write a command is decided without its epoch.
+    SendWhatever,
+    /// A connection that ends is said to be offline, whether or not the row was still its own. The gateway's fault.
+    OfflineWhatever,
+}
+
+/// What is there already.
+pub fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the twins in memory never wait")
+}
+
+/// A directory that may release wrongly.
+pub struct PlantedOwnership<O> {
+    pub inner: Arc<O>,
+    pub plant: Option<Plant>,
+}
+
+impl<O: Ownership> Ownership for PlantedOwnership<O> {
+    fn renew<'a>(&'a self, me: &'a Profile, highest: Epoch) -> OwnershipFuture<'a, Renewed> {
+        self.inner.renew(me, highest)
+    }
+
+    fn view(&self) -> OwnershipFuture<'_, View> {
+        self.inner.view()
+    }
+
+    fn claim<'a>(&'a self, claim: &'a Claim<'a>) -> OwnershipFuture<'a, Claimed> {
+        self.inner.claim(claim)
+    }
+
+    fn release<'a>(
+        &'a self,
+        life: &'a NodeLife,
+        device: &'a DeviceKey,
+        fence: Fence,
+        last: Option<&'a Last>,
+    ) -> OwnershipFuture<'a, bool> {
+        let wrongly = |row: &Row| match self.plant {
+            Some(Plant::ReleaseWhatever) => true,
+            Some(Plant::ReleaseByNode) => row.owner.node == life.node,
+            _ => false,
+        };
+        match now(self.inner.row(device)) {
+            Ok(Some(row)) if wrongly(&row) => {
+                let removed = now(self.inner.release(&row.owner, device, Fence::Epoch(row.epoch), last));
+                Box::pin(ready(removed))
+            }
+            _ => self.inner.release(life, device, fence, last),
+        }
+    }
+
+    fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
+        self.inner.row(device)
+    }
+
+    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
+        self.inner.past(device)
+    }
+
+    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
+        self.inner.list(life, stretch)
+    }
+
+    fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {
+        self.inner.reassert(life, held)
+    }
+
+    fn inspect<'a>(&'a self, life: &'a NodeLife, sample: &'a [Held]) -> OwnershipFuture<'a, Vec<Inspection>> {
+        self.inner.inspect(life, sample)
+    }
+
+    fn primary_of(&self, device: &DeviceKey) -> String {
+        self.inner.primary_of(device)
+    }
+
+    fn bury<'a>(&'a self, dead: &'a NodeLife, done: bool) -> OwnershipFuture<'a, bool> {
+        self.inner.bury(dead, done)
+    }
+
+    fn settle<'a>(&'a self, dead: &'a NodeLife, after: Option<&'a DeviceKey>, limit: u32) -> OwnershipFuture<'a, Page> {
+        self.inner.settle(dead, after, limit)
+    }
+}
+
+/// The epoch of a device's row, where there is one.
+pub type Epochs = Arc<dyn Fn(&DeviceKey) -> Option<Epoch> + Send + Sync>;
+
+/// Commands that may be sent, or ended, wrongly.
+pub struct PlantedCommands<C> {
+    pub inner: C,
+    pub plant: Option<Plant>,
+    /// The epoch in a device's row.
+    pub epoch: Epochs,
+}
+
+impl<C: Commands> Commands for PlantedCommands<C> {
+    fn submit<'a>(&'a self, submission: &'a Submission<'a>) -> CommandFuture<'a, Submitted> {
+        self.inner.submit(submission)
+    }
+
+    fn pending<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Vec<CommandId>> {
+        self.inner.pending(device, epoch, limit)
+    }
+
+    fn mark_sent<'a>(
+        &'a self,
+        device: &'a DeviceKey,
+        id: CommandId,
+        epoch: Epoch,
+        again: bool,
+    ) -> CommandFuture<'a, Sending> {
+        let whatever = (self.epoch)(device).filter(|_| self.plant == Some(Plant::SendWhatever));
+        self.inner.mark_sent(device, id, whatever.unwrap_or(epoch), again)
+    }
+
+    fn answer<'a>(&'a self, device: &'a DeviceKey, id: CommandId, answer: Answer<'a>) -> CommandFuture<'a, Answered> {
+        let answered = now(self.inner.answer(device, id, answer));
+        let (Some(Plant::EndTwice), Ok(Answered::Late)) = (self.plant, &answered) else {
+            return Box::pin(ready(answered));
+        };
+        let applied = now(self.inner.get(device, id)).map(|mut command| {
+            command.life.version += 1;
+            command.life.state = State::from(answer.status);
+            let mut turn = *command.history.last().expect("a command has a history");
+            (turn.version, turn.state) = (command.life.version, command.life.state);
+            command.history.push(turn);
+            Answered::Changed(Box::new(command))
+        });
+        Box::pin(ready(applied))
+    }
+
+    fn cancel<'a>(&'a self, device: &'a DeviceKey, id: CommandId) -> CommandFuture<'a, Canceled> {
+        self.inner.cancel(device, id)
+    }
+
+    fn get<'a>(&'a self, device: &'a DeviceKey, id: CommandId) -> CommandFuture<'a, Command> {
+        self.inner.get(device, id)
+    }
+
+    fn list<'a>(&'a self, device: &'a DeviceKey, limit: usize) -> CommandFuture<'a, Vec<Command>> {
+        self.inner.list(device, limit)
+    }
+
+    fn sweep<'a>(
+        &'a self,
+        shard: u8,
+        limit: usize,
+        live: &'a (dyn Fn(&CommandRow) -> bool + Send + Sync),
+    ) -> CommandFuture<'a, Swept> {
+        self.inner.sweep(shard, limit, live)
+    }
+
+    fn settle_published<'a>(&'a self, device: &'a DeviceKey, id: CommandId, version: u32) -> CommandFuture<'a, ()> {
+        self.inner.settle_published(device, id, version)
+    }
+}
+
+/// The error of a call, as the HTTP API has it.
+pub fn status(error: &CommandError) -> u16 {
+    match error {
+        CommandError::Invalid(_) => 400,
+        CommandError::NotFound => 404,
+        CommandError::Conflict | CommandError::NotConnected | CommandError::Expired | CommandError::TooLate(_) => 409,
+        CommandError::QueueFull => 429,
+        CommandError::Unavailable(_) => 503,
+    }
+}
