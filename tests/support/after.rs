@@ -19,6 +19,10 @@ use super::ws::{RawClient, Response};
 const SOON: Duration = Duration::from_secs(1);
 /// Descriptors and connections are given back by then.
 const BACK: Duration = Duration::from_secs(15);
+/// A gateway on which nothing changed for so long has started.
+const QUIET: Duration = Duration::from_secs(5);
+/// And after this it is taken as it is.
+const SETTLED: Duration = Duration::from_secs(30);
 /// What a case may leave in resident memory.
 const GROWTH_KIB: u64 = 4 * 1024;
 /// Waiting for something that has to come, on a machine that does other work too.
@@ -48,6 +52,7 @@ impl Proving {
         let stored = Watermarks::of(gateway.brokers(), &gateway.topic("telemetry"));
         let inner = Inner { gateway, key, stored, serial: Cell::new(0), _reaper: reaper };
         inner.warm_up();
+        inner.settle_down();
         Self { inner: Mutex::new(inner) }
     }
 
@@ -72,7 +77,7 @@ impl Inner {
         let mut bystander = Bystander::open(self, name);
         bystander.is_acked();
         let (log, stored) = (self.gateway.process.log().len(), self.stored.total());
-        let (descriptors, tasks, connections) = (self.gateway.process.fds(), self.tasks(), self.connections());
+        let (descriptors, tasks, connections) = (self.descriptors(), self.tasks(), self.connections());
         let memory = self.gateway.process.rss_kib();
         let sent = bystander.sent;
         let case = Case::new(self, name);
@@ -83,7 +88,7 @@ impl Inner {
         soon(&format!("case {name}: an ack on a connection opened before"), || bystander.is_acked());
         soon(&format!("case {name}: a new handshake"), || drop(Bystander::open(self, name)));
         wait_until(&format!("case {name}: descriptors are given back ({descriptors} before)"), BACK, || {
-            self.gateway.process.fds() <= descriptors
+            self.descriptors() <= descriptors
         });
         wait_until(&format!("case {name}: tasks end ({tasks} before)"), BACK, || self.tasks() <= tasks);
         wait_until(&format!("case {name}: connections end ({connections} before)"), BACK, || {
@@ -111,6 +116,26 @@ impl Inner {
             drop(Bystander::open(self, "memory"));
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits until the gateway has what it takes for good once it has started: it joins its group some seconds later, and
+    /// gets a connection and a task for each partition then.
+    fn settle_down(&self) {
+        let measure = || (self.descriptors(), self.tasks());
+        let (end, mut last, mut since) = (Instant::now() + SETTLED, measure(), Instant::now());
+        while since.elapsed() < QUIET && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = measure();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    /// Open files and sockets, but for those to brokers, Redis and peers: these come and go as they are needed.
+    fn descriptors(&self) -> usize {
+        let ports = [self.gateway.public_addr().port(), self.gateway.internal_addr().port()];
+        self.gateway.process.fds_but_outgoing(&ports)
     }
 
     /// Tasks of the runtime: whoever asks is one of them.

@@ -1,5 +1,6 @@
 //! A program a test started: its log, its size, its signals, its end.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,9 +88,24 @@ impl Process {
         self.status("Threads:")
     }
 
-    /// Open file descriptors.
-    pub fn fds(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process lives").count()
+    /// Open file descriptors, without the TCP sockets that are at none of these local ports: those it opened itself.
+    pub fn fds_but_outgoing(&self, ports: &[u16]) -> usize {
+        let outgoing: HashSet<String> = ["tcp", "tcp6"].iter().flat_map(|kind| self.sockets(kind, ports)).collect();
+        let links = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process lives");
+        let links = links.flatten().map(|entry| std::fs::read_link(entry.path()).unwrap_or_default());
+        links.filter(|link| !outgoing.contains(link.to_string_lossy().as_ref())).count()
+    }
+
+    /// `socket:[inode]` of each TCP socket of its network that is at none of these local ports.
+    fn sockets(&self, kind: &str, ports: &[u16]) -> Vec<String> {
+        let text = std::fs::read_to_string(format!("/proc/{}/net/{kind}", self.pid())).unwrap_or_default();
+        let outgoing = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (_, port) = fields.get(1)?.rsplit_once(':')?;
+            let port = u16::from_str_radix(port, 16).ok()?;
+            (!ports.contains(&port)).then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+        };
+        text.lines().skip(1).filter_map(outgoing).collect()
     }
 
     fn status(&self, key: &str) -> u64 {
