@@ -36,6 +36,8 @@ pub const DANGLING_MS: i64 = 600_000;
 pub const KEPT_MS: i64 = 24 * 3_600_000;
 /// Longest time to live, in milliseconds: 7 days.
 pub const MAX_TTL_MS: u64 = 7 * 24 * 3_600_000;
+/// Attempts of a command whose caller says nothing.
+pub const ATTEMPTS: u32 = 5;
 /// Most attempts a caller may ask for.
 pub const MAX_ATTEMPTS: u32 = 20;
 /// Longest name of a command, in bytes.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::id::{Boot, CommandId, Epoch, SessionId};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::GatewayMessage;
+use crate::sync::lock;
 
 /// Most letters that wait for one connection.
 pub const LETTERS: usize = 16;
@@ -496,11 +497,6 @@ impl Mailbox {
         }
         Settled { ended, refused }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

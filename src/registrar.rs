@@ -7,7 +7,7 @@ pub mod presence;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
 use crate::mailbox::{Mailbox, Standing};
 use crate::ownership::{Claim, Claimed, Directory, Fence, Last, NodeLife, OwnershipError, Row, SharedOwnership};
+use crate::sync::lock;
 use evicts::{Evict, Evicts};
 use presence::{Book, Presence};
 
@@ -339,9 +340,4 @@ impl Drop for Tenure {
         let (life, device) = (Arc::clone(&self.life), self.device.clone());
         self.registrar.release(Release { life, device, fence, last: None, offline: None });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ mod tests;
 mod waiters;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,7 +33,6 @@ use crate::telemetry::metrics::Metrics;
 pub use disconnect::DisconnectError;
 use errands::Errands;
 use neighbours::Met;
-pub use waiters::WAITERS;
 use waiters::{Heard, Seat, Waiters};
 
 /// How often a command is read anew by whoever waits for it, should nobody tell.
@@ -153,7 +152,7 @@ impl Router {
     }
 
     /// Begins to watch a command, which need not exist yet: what happens to it from here on is not missed. Where
-    /// [`WAITERS`] watch already [`Watch::next`] says so.
+    /// [`WAITERS`](crate::limits::fixed::WAITERS) watch already [`Watch::next`] says so.
     pub fn watch(self: &Arc<Self>, device: &DeviceKey, id: CommandId) -> Watch {
         let (router, seat) = (Arc::clone(self), self.waiters.enter(id));
         Watch { router, device: device.clone(), id, seat, seen: 0, look_at: Instant::now(), ended: false }
@@ -386,9 +385,4 @@ impl PeerHandler for Router {
             keeper.sweep_all();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,27 +13,13 @@ use support::kafka::{self, Broker};
 use support::proxy::Proxy;
 use support::redis::Redis;
 use support::ws::RawClient;
-use support::{ports, wait_for, wait_until};
-use tidegate::auth::signing::{SigningKey, TokenRequest};
+use support::{ports, sign, wait_for, wait_until};
+use tidegate::auth::signing::SigningKey;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const TENANT: &str = "acme";
 /// A device that measures often and keeps to the protocol.
 const LIVELY: Load = Load { every: Duration::from_millis(20), bytes: 150, heeds: true };
-
-fn token(key: &SigningKey, device: &str) -> String {
-    let request = TokenRequest {
-        sub: device.into(),
-        tenant: Some(TENANT.into()),
-        scopes: vec!["device".into()],
-        devices: Vec::new(),
-        ttl_s: 3_600,
-        issuer: "tidegate".into(),
-        audience: "tidegate".into(),
-    };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    key.sign_token(&request, now).unwrap()
-}
 
 fn is_ready(gateway: &Gateway) -> bool {
     gateway.internal("/readyz").0 == 200
@@ -76,7 +62,7 @@ fn a_node_that_leaves_under_load_hands_its_devices_over_at_its_pace_and_nothing_
         .start();
     let b = Gateway::build().beside(&a).start();
     let key = SigningKey::from_pem_file(&a.dir().join("signing-key.pem")).unwrap();
-    let fleet = Fleet::start(a.public_addr(), TENANT, DEVICES, |device| token(&key, device));
+    let fleet = Fleet::start(a.public_addr(), TENANT, DEVICES, |device| sign(&key, device, TENANT, &["device"]));
     fleet.send(LIVELY);
     fleet.wait_acked(DEVICES * 20, PATIENCE);
     fleet.steer(b.public_addr());

@@ -1,7 +1,7 @@
 //! Who is let in: the handshakes of devices and applications.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -18,6 +18,7 @@ use crate::id::DeviceKey;
 use crate::protocol::close::CloseReason;
 use crate::registrar::{Contested, Tenure};
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
+use crate::sync::lock;
 use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
 /// What a blocked device is told.
@@ -89,7 +90,7 @@ async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request,
     };
     match upgrade::accept(&mut request, &wish) {
         Ok((response, on_upgrade)) => {
-            *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, agreement));
+            *lock(&agreed) = Some((on_upgrade, agreement));
             response.map(Body::new)
         }
         Err(problem) => answer(&problem),

@@ -1,10 +1,11 @@
 //! Whose messages are in the log for a while: a small table, looked at only by connections that are in it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::id::SessionId;
 use crate::mailbox::Mailbox;
+use crate::sync::lock;
 
 /// Connections of one node that are traced at once.
 const TRACED: usize = 64;
@@ -38,8 +39,7 @@ impl Traces {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, u64>> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

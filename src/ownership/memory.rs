@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
     Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Listed, Member,
@@ -10,6 +10,7 @@ use super::{
     SETTLE_AFTER_MS, Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
 };
 use crate::id::{DeviceKey, Epoch};
+use crate::sync::lock;
 
 /// Gives the microseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -75,8 +76,7 @@ impl MemoryOwnership {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn now_ms(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
+use crate::sync::lock;
 use crate::telemetry::metrics::{Metrics, PeerOutcome};
 
 /// Largest message: a detail, the names around it, and room for what later versions add.
@@ -91,8 +92,7 @@ impl GrpcPeers {
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<NodeLife, Arc<Line>>> {
-        // Nothing that runs under this lock can panic half-way.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lines)
     }
 
     async fn call<Q, A>(&self, to: &NodeLife, path: &'static str, call: Q) -> Result<A, PeerError>

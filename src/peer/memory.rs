@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung};
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
+use crate::sync::lock;
 
 /// What the network does to calls.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -174,9 +175,4 @@ impl PeerLink for MemoryLink {
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()> {
         Box::pin(self.call(to, |node| node.sweep()))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

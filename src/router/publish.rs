@@ -12,6 +12,7 @@ use crate::commands::{Command, CommandEvent, Reason, State};
 use crate::eventlog::{EventLog, Kind, Record, SharedLog, Topic};
 use crate::id::{Boot, CommandId, Epoch};
 use crate::keeper::publish::settled;
+use crate::limits::fixed::{EVENT_BYTES, EVENTS};
 use crate::mailbox::{Mailbox, Settled, WINDOW};
 use crate::ownership::NodeLife;
 use crate::receipts::{Receipts, Seat};
@@ -21,10 +22,6 @@ use crate::telemetry::metrics::{CommandOutcome, CommandRoute};
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Changes taken at once.
 const NEWS: usize = 256;
-/// Events that may wait for the log, and the bytes of their values. With the log away those of ends come again by the due
-/// sweep, and the others are lost.
-const WAITING: usize = 16_384;
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// Ends whose storing is being noted.
 const SETTLING: usize = 256;
 
@@ -110,7 +107,7 @@ impl Desk {
         if self.known.contains(&outgoing.name()) {
             return;
         }
-        if self.waiting.len() >= WAITING || self.bytes + bytes > WAITING_BYTES {
+        if self.waiting.len() >= EVENTS || self.bytes + bytes > EVENT_BYTES {
             self.dropped += 1;
             // The first, and then one line for every thousand.
             if self.dropped % 1_000 == 1 {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use fixture::{Net, device, submission};
 use tokio::time::Instant;
 
-use super::{RING_AGAIN, WAITERS};
+use super::RING_AGAIN;
 use crate::commands::{Answer, Answered, CommandError, Commands, RING_MS, SHARDS, State, shard_of};
 use crate::eventlog::Topic;
 use crate::id::{CommandId, Epoch};
+use crate::limits::fixed::WAITERS;
 use crate::mailbox::{Letter, Standing};
 use crate::ownership::{LEASE_MS, NodeState};
 use crate::peer::memory::Faults;
