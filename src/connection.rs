@@ -76,7 +76,7 @@ pub struct Node {
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
-    pub traces: Traces,
+    pub traces: Arc<Traces>,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -111,7 +111,7 @@ impl Node {
             courier: None,
             apps: Apps::default(),
             trust_traceparent: false,
-            traces: Traces::default(),
+            traces: Arc::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),

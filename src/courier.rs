@@ -143,6 +143,13 @@ impl Courier {
         lock(&self.lines).of.len()
     }
 
+    /// Whether no answer of a device waits or is being told, and nobody has to hear of a change.
+    pub fn is_at_rest(&self) -> bool {
+        let lines = lock(&self.lines);
+        // Who tells an answer puts the change among the news before it goes: so they are looked at last.
+        lines.workers == 0 && lines.answer_bytes == 0 && lock(&self.news).queue.is_empty()
+    }
+
     /// Something changed: it is to be published, and told to whoever waits for it. Its params are in neither, and not
     /// kept.
     pub fn tell(&self, mut command: Command) {

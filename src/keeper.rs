@@ -2,7 +2,7 @@
 //! while Redis was away, the devices of nodes that died, and the events that tell who is online.
 
 mod anew;
-pub(crate) mod publish;
+mod publish;
 mod release;
 mod settle;
 mod sweep;

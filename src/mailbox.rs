@@ -4,9 +4,10 @@
 //! everything in it is bounded: a bit for each record of the window, a bit for each signal, and a short queue of letters.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -481,6 +482,16 @@ impl Mailbox {
         }
         self.ended.fetch_or(bit, Ordering::Release);
         self.outstanding.fetch_sub(1, Ordering::AcqRel) & !TRACED == 1
+    }
+
+    /// Waits until something was settled, and takes it. For one who has no turns of his own.
+    pub async fn settled(&self) -> Settled {
+        poll_fn(|cx| {
+            self.register(cx.waker());
+            let settled = self.take_settled();
+            if settled.ended == 0 { Poll::Pending } else { Poll::Ready(settled) }
+        })
+        .await
     }
 
     /// Takes what was settled.

@@ -114,6 +114,7 @@ fn refused(order: &AppOrder, error: &CommandError) -> GatewayMessage<'static> {
         }
         CommandError::Conflict => (RefusalCode::Conflict, error.to_string()),
         CommandError::QueueFull => (RefusalCode::Rate, error.to_string()),
+        CommandError::TooLarge(_) => (RefusalCode::TooLarge, error.to_string()),
         CommandError::NotConnected => (RefusalCode::NotConnected, error.to_string()),
         CommandError::NotFound => (RefusalCode::Unavailable, error.to_string()),
         CommandError::Unavailable(reason) => {

@@ -182,6 +182,7 @@ fn held((device, mailbox): &(DeviceKey, Arc<Mailbox>)) -> Option<Held> {
         epoch: mailbox.epoch(),
         connection: mailbox.session(),
         boot: mailbox.boot().clone(),
+        max_bytes: mailbox.max_bytes(),
     })
 }
 

@@ -24,6 +24,9 @@ pub const WAITERS: usize = 10_000;
 /// done by the due sweep.
 pub const ERRANDS: usize = 1_024;
 
+/// The least a device may say it can take, in bytes: its `welcome` has to fit.
+pub const LEAST_MAX_BYTES: usize = 512;
+
 /// One who waits: a place in the table, and the command that is told.
 const WAITER: usize = 300;
 /// An errand's task, with the device and the row it is about.

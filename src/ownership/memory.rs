@@ -144,6 +144,7 @@ impl MemoryOwnership {
             epoch,
             connection: claim.connection,
             boot: claim.boot.clone(),
+            max_bytes: claim.max_bytes,
             settled: false,
         };
         state.rows.insert(claim.device.clone(), Entry { row, since_ms, takeovers });
@@ -230,6 +231,7 @@ impl MemoryOwnership {
             epoch: held.epoch,
             connection: held.connection,
             boot: held.boot.clone(),
+            max_bytes: held.max_bytes,
             settled: false,
         };
         state.rows.insert(held.device.clone(), Entry { row, since_ms, takeovers });
@@ -276,7 +278,7 @@ impl MemoryOwnership {
                 Some(row) => {
                     row.settled = true;
                     let (epoch, connection, boot) = (row.epoch, row.connection, row.boot.clone());
-                    settled.push(Held { device, epoch, connection, boot });
+                    settled.push(Held { device, epoch, connection, boot, max_bytes: row.max_bytes });
                 }
                 None => unlist(&mut state, dead, &device),
             }

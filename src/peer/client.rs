@@ -25,9 +25,9 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall};
+use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall, TraceAnswer, TraceCall};
 use super::{
-    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls,
+    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls, Traced,
 };
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
@@ -156,6 +156,19 @@ impl PeerLink for GrpcPeers {
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()> {
         Box::pin(self.counted(async move {
             self.call(to, wire::SWEEP, SweepCall { to: Some(to.into()) }).await.map(|Done {}| ())
+        }))
+    }
+
+    fn trace<'a>(
+        &'a self,
+        to: &'a NodeLife,
+        device: &'a DeviceKey,
+        epoch: Epoch,
+        for_s: u32,
+    ) -> PeerFuture<'a, Traced> {
+        Box::pin(self.counted(async move {
+            let answer: TraceAnswer = self.call(to, wire::TRACE, TraceCall::new(to, device, epoch, for_s)).await?;
+            Ok(answer.into())
         }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung};
+use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung, Traced};
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
 use crate::sync::lock;
@@ -174,5 +174,15 @@ impl PeerLink for MemoryLink {
 
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()> {
         Box::pin(self.call(to, |node| node.sweep()))
+    }
+
+    fn trace<'a>(
+        &'a self,
+        to: &'a NodeLife,
+        device: &'a DeviceKey,
+        epoch: Epoch,
+        for_s: u32,
+    ) -> PeerFuture<'a, Traced> {
+        Box::pin(self.call(to, move |node| node.trace(device, epoch, for_s)))
     }
 }

@@ -28,8 +28,6 @@ pub const MAX_DEVICES: usize = 1_000;
 const MAX_WAIT_S: u64 = 55;
 /// Commands of one request that are accepted at once.
 const AT_ONCE: usize = 16;
-/// What a command's message has beside its name and params, in bytes of JSON: the courier measures it exactly.
-const FRAME_BYTES: usize = 100;
 /// How much larger a body for many devices may be.
 const LARGE: usize = 4;
 const KEY: &str = "idempotency-key";
@@ -86,18 +84,6 @@ impl Order {
         Ok((order, wait_s.map(Duration::from_secs)))
     }
 
-    /// Refuses what the device has said it cannot take. It says so when it connects: known where it is connected here.
-    fn fits(&self, gate: &Gate, device: &DeviceKey) -> Result<(), Fault> {
-        let most = gate.node.roster.find(device).and_then(|(mailbox, _)| mailbox.max_bytes());
-        match most {
-            Some(most) if self.name.len() + self.params.len() + FRAME_BYTES > most => {
-                let detail = format!("the device takes messages of at most {most} bytes");
-                Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-            }
-            _ => Ok(()),
-        }
-    }
-
     async fn submit(
         &self,
         router: &Arc<Router>,
@@ -138,7 +124,6 @@ pub(super) async fn create(
     }
     let (order, wait) = Order::read(&asked, &headers)?;
     drop(asked);
-    order.fits(&gate, &device)?;
     let until = wait.map(|wait| Instant::now() + wait);
     let submitted = order.submit(router, &device, caller.0.key().device()).await?;
     let new = submitted.new;
