@@ -9,7 +9,7 @@ mod rest;
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,6 +38,7 @@ use crate::router;
 use crate::socket::head::Replay;
 use crate::socket::listener::{Incoming, Stream};
 use crate::socket::upgrade::Problem;
+use crate::sync::lock;
 
 /// What the public port needs to let somebody in.
 pub struct Gate {
@@ -133,13 +134,13 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
         tracing::debug!(%error, %peer, "a request ended early");
         return;
     }
-    let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let agreed = lock(&agreed).take();
     let Some((upgrade, agreement)) = agreed else { return };
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<Replay<Stream>>>() else { return };
     let (stream, unread) = parts.io.into_inner().into_parts();
     gate.node.metrics.handshake_duration.observe(at.elapsed().as_secs_f64());
-    drop(handshake.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(lock(&handshake).take());
     match agreement {
         Agreement::Serve(mut entry) => {
             entry.early = [&parts.read_buf, &unread[..]].concat();

@@ -36,12 +36,16 @@ pub const DANGLING_MS: i64 = 600_000;
 pub const KEPT_MS: i64 = 24 * 3_600_000;
 /// Longest time to live, in milliseconds: 7 days.
 pub const MAX_TTL_MS: u64 = 7 * 24 * 3_600_000;
+/// Attempts of a command whose caller says nothing.
+pub const ATTEMPTS: u32 = 5;
 /// Most attempts a caller may ask for.
 pub const MAX_ATTEMPTS: u32 = 20;
 /// Longest name of a command, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Longest key of a caller, in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
+/// What a command's message to its device has at least beside name and params, in bytes of JSON.
+const FRAME_BYTES: usize = 117;
 /// What is kept of a device's words, in bytes: event and result together must fit into the log.
 pub const MAX_MESSAGE_BYTES: usize = 256;
 
@@ -93,6 +97,11 @@ impl Submission<'_> {
     /// Its command's id.
     pub fn id(&self) -> CommandId {
         CommandId::of(self.device, self.application, self.key)
+    }
+
+    /// The least its message to the device can have, in bytes of JSON.
+    pub fn message_bytes(&self) -> usize {
+        self.name.len() + self.params.len() + FRAME_BYTES
     }
 
     /// Checks every bound.
@@ -317,6 +326,9 @@ pub enum CommandError {
     /// The device has [`MAX_QUEUED`] commands that have not ended (429).
     #[error("the device's queue is full: wait until some of its commands have ended, or cancel some")]
     QueueFull,
+    /// The device takes messages of at most so many bytes (413).
+    #[error("the device takes messages of at most {0} bytes")]
+    TooLarge(usize),
     /// Its time was over before it came (409, or the dead-letter topic).
     #[error("the command had expired before it was accepted")]
     Expired,
@@ -341,6 +353,7 @@ impl CommandError {
             Self::Invalid(_) => "invalid",
             Self::Conflict => "conflict",
             Self::QueueFull => "queue_full",
+            Self::TooLarge(_) => "too_large",
             Self::Expired => "expired",
             Self::NotConnected => "not_connected",
             Self::NotFound => "not_found",

@@ -18,9 +18,10 @@ mod witness;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::auth::{AppIdentity, Authenticator, KeyRef};
+use crate::clock::unix_ms;
 use crate::courier::Courier;
 use crate::eventlog::{Flow, SharedLog};
 use crate::id::{Boot, DeviceKey};
@@ -75,7 +76,7 @@ pub struct Node {
     /// Whether a device's own `traceparent` goes into its records.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
-    pub traces: Traces,
+    pub traces: Arc<Traces>,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -110,7 +111,7 @@ impl Node {
             courier: None,
             apps: Apps::default(),
             trust_traceparent: false,
-            traces: Traces::default(),
+            traces: Arc::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
@@ -123,8 +124,7 @@ impl Node {
 
     /// This moment.
     pub fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as i64 }
+        Now { mono_ms: self.started.elapsed().as_millis() as u64, unix_ms: unix_ms() }
     }
 
     /// Whether devices are asked to hold their updates.

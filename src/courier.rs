@@ -10,30 +10,22 @@ mod line;
 mod rounds;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::commands::{Command, SharedCommands};
 use crate::id::{CommandId, DeviceKey};
+use crate::limits::fixed::{ANSWER_BYTES, ANSWERS, NEWS, NEWS_BYTES};
 use crate::mailbox::Mailbox;
 use crate::protocol::message::CommandAck;
+use crate::sync::lock;
 use crate::telemetry::metrics::{AnswerOutcome, Metrics};
 use line::{Line, Said};
 
-/// Changes that may wait to be published. What is above is left to the due sweeper where it is an end, and is
-/// forgotten where it is not.
-pub const NEWS: usize = 16_384;
-/// Bytes of the same.
-pub const NEWS_BYTES: usize = 32 * 1024 * 1024;
 /// Lines worked at at once.
 pub const WORKERS: usize = 64;
-/// Answers of one device that may wait. One more is dropped, and its command is asked for again: the device has its
-/// answer still.
-pub const ANSWERS: usize = 32;
-/// Bytes of all answers that may wait; what is above is dropped in the same way.
-pub const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Brings commands to the connections of this node.
 pub struct Courier {
@@ -151,6 +143,13 @@ impl Courier {
         lock(&self.lines).of.len()
     }
 
+    /// Whether no answer of a device waits or is being told, and nobody has to hear of a change.
+    pub fn is_at_rest(&self) -> bool {
+        let lines = lock(&self.lines);
+        // Who tells an answer puts the change among the news before it goes: so they are looked at last.
+        lines.workers == 0 && lines.answer_bytes == 0 && lock(&self.news).queue.is_empty()
+    }
+
     /// Something changed: it is to be published, and told to whoever waits for it. Its params are in neither, and not
     /// kept.
     pub fn tell(&self, mut command: Command) {
@@ -203,11 +202,6 @@ fn bytes_of(command: &Command) -> usize {
     let late = command.late.as_ref().and_then(|late| late.result.as_ref());
     let results: usize = command.result.iter().chain(late).map(Vec::len).sum();
     size_of::<Command>() + texts + results + size_of_val(command.history.as_slice())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

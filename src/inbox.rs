@@ -9,7 +9,7 @@ mod order;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commands::{CommandError, CommandFuture, Submission, Submitted};
+use crate::commands::{Clock, CommandError, CommandFuture, Submission, Submitted};
 use crate::eventlog::{Content, Entry, Fetched, Handler, Ledger, LogFuture, WriteError};
 use crate::router::Router;
 use crate::telemetry::metrics::{Label, Metrics, ReadOutcome};
@@ -42,9 +42,6 @@ impl Taker for Arc<Router> {
         Box::pin(Router::submit(self, submission))
     }
 }
-
-/// Unix milliseconds, as somebody tells them.
-pub type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
 
 /// Reads commands from the log.
 pub struct Inbox {
@@ -100,6 +97,7 @@ impl Inbox {
                 CommandError::Conflict => ReadOutcome::Conflict,
                 CommandError::QueueFull => ReadOutcome::QueueFull,
                 CommandError::Expired => ReadOutcome::Expired,
+                CommandError::TooLarge(_) => ReadOutcome::TooLarge,
                 _ => ReadOutcome::Malformed,
             };
             return Err(Fault { outcome, detail: error.to_string() });

@@ -2,14 +2,14 @@
 //! while Redis was away, the devices of nodes that died, and the events that tell who is online.
 
 mod anew;
-pub(crate) mod publish;
+mod publish;
 mod release;
 mod settle;
 mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -25,6 +25,7 @@ use crate::ownership::{
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::roster::Roster;
+use crate::sync::lock;
 use crate::telemetry::metrics::{Metrics, ProbePath};
 use sweep::Sweeps;
 
@@ -246,15 +247,4 @@ impl Keeper {
         }
         self.settle_the_dead(view);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Unix milliseconds.
-fn unix_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

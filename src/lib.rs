@@ -3,8 +3,10 @@
 //! `docs/architecture.md` is the map: what each module is for, which way things flow and what always holds.
 //! `tests/architecture.rs` holds the table of tiers, so a module can only use what lies below it.
 
+pub mod clock;
 pub mod id;
 pub mod limits;
+pub mod sync;
 
 pub mod telemetry;
 

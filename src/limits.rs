@@ -1,7 +1,9 @@
 //! Every bound of the gateway in one place, and the sum they come to at full load.
 //!
 //! Each field is a configuration key of the section `limits` under the same name. Sizes are bytes, times are
-//! milliseconds or seconds as the name says.
+//! milliseconds or seconds as the name says. [`fixed`] has those that are no keys.
+
+pub mod fixed;
 
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,8 @@ pub struct MemoryBounds {
     pub parked: usize,
     /// Verified tokens: `token_cache` × one.
     pub tokens: usize,
+    /// What waits of commands: [`fixed::BYTES`].
+    pub commands: usize,
 }
 
 impl MemoryBounds {
@@ -148,6 +152,7 @@ impl MemoryBounds {
             .saturating_add(self.taken)
             .saturating_add(self.parked)
             .saturating_add(self.tokens)
+            .saturating_add(self.commands)
     }
 }
 
@@ -170,6 +175,7 @@ impl Limits {
             taken: self.node_budget_bytes,
             parked: self.parked_bytes,
             tokens: self.token_cache.saturating_mul(CACHED_TOKEN),
+            commands: fixed::BYTES,
         }
     }
 
@@ -279,8 +285,9 @@ mod tests {
         assert_eq!((memory.taken, memory.parked), (128 * MIB, 64 * MIB));
         assert_eq!(memory.tokens, 10_000 * KIB);
         assert_eq!(memory.api_requests, 1_024 * 80 * KIB + 8 * MIB);
-        // 409.6 + 50.3 + 25.2 + 92.3 + 134.2 + 67.1 + 10.2 megabytes: a node of 1 GiB has room for it.
-        assert_eq!(Limits::default().sum_bytes(), 788_938_752);
+        assert_eq!(memory.commands, (32 + 16 + 16 + 16 * 2) * MIB + 10_000 * 300);
+        // 409.6 + 50.3 + 25.2 + 92.3 + 134.2 + 67.1 + 10.2 + 103.7 megabytes: a node of 1 GiB has room for it.
+        assert_eq!(Limits::default().sum_bytes(), 892_602_048);
         assert!(Limits::default().sum_bytes() < 1024 * MIB);
     }
 

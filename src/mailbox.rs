@@ -4,9 +4,10 @@
 //! everything in it is bounded: a bit for each record of the window, a bit for each signal, and a short queue of letters.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use crate::id::{Boot, CommandId, Epoch, SessionId};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::GatewayMessage;
+use crate::sync::lock;
 
 /// Most letters that wait for one connection.
 pub const LETTERS: usize = 16;
@@ -482,6 +484,16 @@ impl Mailbox {
         self.outstanding.fetch_sub(1, Ordering::AcqRel) & !TRACED == 1
     }
 
+    /// Waits until something was settled, and takes it. For one who has no turns of his own.
+    pub async fn settled(&self) -> Settled {
+        poll_fn(|cx| {
+            self.register(cx.waker());
+            let settled = self.take_settled();
+            if settled.ended == 0 { Poll::Pending } else { Poll::Ready(settled) }
+        })
+        .await
+    }
+
     /// Takes what was settled.
     pub fn take_settled(&self) -> Settled {
         if self.ended.load(Ordering::Relaxed) == 0 {
@@ -496,11 +508,6 @@ impl Mailbox {
         }
         Settled { ended, refused }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

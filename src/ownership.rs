@@ -194,6 +194,8 @@ pub struct Row {
     pub connection: SessionId,
     /// The boot of the device.
     pub boot: Boot,
+    /// The largest message that connection can take, in bytes, where it said so.
+    pub max_bytes: Option<usize>,
     /// Whether its node was dead and `offline` was, or is being, published.
     pub settled: bool,
 }
@@ -253,6 +255,8 @@ pub struct Claim<'a> {
     pub boot: &'a Boot,
     /// Whether the device gave it, or the connection's id stands in.
     pub boot_given: bool,
+    /// The largest message the connection can take, in bytes, where it said so.
+    pub max_bytes: Option<usize>,
     /// The epoch to be given is above this.
     pub floor: Epoch,
     /// The holder is known to be dead: takeovers are neither limited nor counted.
@@ -308,6 +312,8 @@ pub struct Held {
     pub connection: SessionId,
     /// Of which boot.
     pub boot: Boot,
+    /// The largest message that connection can take, in bytes, where it said so.
+    pub max_bytes: Option<usize>,
 }
 
 /// How one primary was found.

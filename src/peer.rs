@@ -98,6 +98,20 @@ pub enum Evicted {
     Newer(Epoch),
 }
 
+/// What became of a trace that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traced {
+    /// It begins.
+    Begun,
+    /// The device is not connected here under this epoch.
+    NotHere {
+        /// The epoch under which it is, where one is known.
+        known: Option<Epoch>,
+    },
+    /// The node traces as many devices as it may.
+    Full,
+}
+
 /// Why a call came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
@@ -183,6 +197,13 @@ pub trait PeerLink: Send + Sync + 'static {
     /// # Errors
     /// [`PeerError`].
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()>;
+
+    /// Has the owner of a device write the outlines of its messages into its log for so many seconds.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    fn trace<'a>(&'a self, to: &'a NodeLife, device: &'a DeviceKey, epoch: Epoch, for_s: u32)
+    -> PeerFuture<'a, Traced>;
 }
 
 /// Peers as everything above holds them.
@@ -204,6 +225,9 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// Has everything that is held here compared with the directory, soon.
     fn sweep(&self);
+
+    /// Traces the device's connection for so many seconds, if it is here under exactly this epoch.
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced;
 }
 
 /// How long things take at most. The defaults are what a node uses; tests shorten them.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -14,6 +14,7 @@ use futures_util::task::AtomicWaker;
 use crate::eventlog::{Deliveries, Outcome, Ticket};
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, WINDOW};
+use crate::sync::lock;
 
 const INDEX_BITS: u32 = 6;
 const SLOT_BITS: u32 = 24;
@@ -370,11 +371,6 @@ fn pack(slot: u32, generation: u64, index: u32) -> Ticket {
 fn unpack(ticket: Ticket) -> (u32, u64, u8) {
     let slot = (ticket.0 >> INDEX_BITS) & ((1 << SLOT_BITS) - 1);
     (slot as u32, ticket.0 >> (SLOT_BITS + INDEX_BITS), (ticket.0 % WINDOW as u64) as u8)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

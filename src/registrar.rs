@@ -7,7 +7,7 @@ pub mod presence;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
 use crate::mailbox::{Mailbox, Standing};
 use crate::ownership::{Claim, Claimed, Directory, Fence, Last, NodeLife, OwnershipError, Row, SharedOwnership};
+use crate::sync::lock;
 use evicts::{Evict, Evicts};
 use presence::{Book, Presence};
 
@@ -115,8 +116,8 @@ impl Registrar {
         &self.evicts
     }
 
-    /// Claims a device for a connection that is at the door; `held` is the epoch this node holds for it. Where the
-    /// directory is away the connection is let in provisionally. Whoever drops what is returned, or this future, gives
+    /// Claims a device for a connection that is at the door; `max_bytes` is the largest message it can take, `held` the
+    /// epoch this node holds for its device. Where the directory is away the connection is let in provisionally. Whoever drops what is returned, or this future, gives
     /// the claim back.
     ///
     /// # Errors
@@ -125,6 +126,7 @@ impl Registrar {
         self: &Arc<Self>,
         device: &DeviceKey,
         boot: Option<Boot>,
+        max_bytes: Option<usize>,
         held: Option<Epoch>,
     ) -> Result<Tenure, Contested> {
         let session = SessionId::draw();
@@ -136,6 +138,7 @@ impl Registrar {
             device: device.clone(),
             session,
             boot,
+            max_bytes,
             claimed: None,
             is_over: false,
         };
@@ -145,6 +148,7 @@ impl Registrar {
             connection: session,
             boot: &tenure.boot,
             boot_given,
+            max_bytes,
             floor: held.unwrap_or(Epoch(0)),
             insist: false,
         };
@@ -174,8 +178,8 @@ impl Registrar {
     ) -> Result<Claimed, OwnershipError> {
         let (life, connection) = (self.life(), mailbox.session());
         let boot_given = *mailbox.boot() != Boot::from(connection);
-        let (boot, floor) = (mailbox.boot(), mailbox.epoch());
-        let claim = Claim { life: &life, device, connection, boot, boot_given, floor, insist };
+        let (boot, floor, max_bytes) = (mailbox.boot(), mailbox.epoch(), mailbox.max_bytes());
+        let claim = Claim { life: &life, device, connection, boot, boot_given, max_bytes, floor, insist };
         self.directory.claim(&claim).await
     }
 
@@ -304,6 +308,7 @@ pub struct Tenure {
     device: DeviceKey,
     session: SessionId,
     boot: Boot,
+    max_bytes: Option<usize>,
     claimed: Option<Claimed>,
     is_over: bool,
 }
@@ -316,12 +321,12 @@ impl std::fmt::Debug for Tenure {
 
 impl Tenure {
     /// What was claimed, where it was, and the mailbox of its connection, which has to give it back from here on
-    /// ([`Registrar::left`]). `max_bytes`: the largest message its peer can take.
-    pub fn begin(mut self, max_bytes: Option<usize>) -> (Arc<Mailbox>, Option<Claimed>) {
+    /// ([`Registrar::left`]).
+    pub fn begin(mut self) -> (Arc<Mailbox>, Option<Claimed>) {
         self.is_over = true;
         let claimed = self.claimed.take();
         let standing = if claimed.is_some() { Standing::Registered } else { Standing::Provisional };
-        let mailbox = Mailbox::new(self.session, self.boot.clone(), standing).with_max_bytes(max_bytes);
+        let mailbox = Mailbox::new(self.session, self.boot.clone(), standing).with_max_bytes(self.max_bytes);
         (Arc::new(mailbox), claimed)
     }
 }
@@ -339,9 +344,4 @@ impl Drop for Tenure {
         let (life, device) = (Arc::clone(&self.life), self.device.clone());
         self.registrar.release(Release { life, device, fence, last: None, offline: None });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,14 @@
 //! Which devices are connected to this node: device to mailbox, newest wins, and only what is yours is removed.
 
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table};
 
 use crate::id::{DeviceKey, Epoch};
 use crate::mailbox::{Letter, Mailbox};
 use crate::protocol::close::CloseReason;
+use crate::sync::lock;
 
 const SHARDS: usize = 16;
 
@@ -157,11 +158,6 @@ fn tell(loser: &Mailbox, winner: &Mailbox) {
     let reason = if loser.boot() == winner.boot() || late { CloseReason::Moved } else { CloseReason::Superseded };
     // Full or gone: it is ending for another reason already.
     let _ = loser.post(Letter::Close(reason));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

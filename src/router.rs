@@ -11,21 +11,24 @@ mod publish;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod waiters;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::commands::{Canceled, Command, CommandError, Row, State, Submission, Submitted};
+use crate::connection::Traces;
 use crate::courier::Courier;
 use crate::eventlog::SharedLog;
 use crate::id::{CommandId, DeviceKey, Epoch};
 use crate::keeper::Keeper;
+use crate::limits::fixed::LEAST_MAX_BYTES;
 use crate::ownership::{NodeLife, Whereabouts};
-use crate::peer::{Ending, Evicted, PeerError, PeerHandler, Rung, SharedPeers};
+use crate::peer::{Ending, Evicted, PeerError, PeerHandler, Rung, SharedPeers, Traced};
 use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::roster::Roster;
@@ -33,7 +36,8 @@ use crate::telemetry::metrics::Metrics;
 pub use disconnect::DisconnectError;
 use errands::Errands;
 use neighbours::Met;
-pub use waiters::WAITERS;
+use publish::Flushes;
+pub use trace::TraceError;
 use waiters::{Heard, Seat, Waiters};
 
 /// How often a command is read anew by whoever waits for it, should nobody tell.
@@ -53,6 +57,8 @@ pub struct Parts {
     pub registrar: Arc<Registrar>,
     /// How they are asked.
     pub peers: SharedPeers,
+    /// Which connections of this node are traced.
+    pub traces: Arc<Traces>,
     /// What people see.
     pub metrics: Metrics,
 }
@@ -69,6 +75,7 @@ pub struct Router {
     met: Mutex<Met>,
     /// Those that are being told what they lost.
     telling: Mutex<HashSet<NodeLife>>,
+    flushes: Flushes,
 }
 
 impl Router {
@@ -82,6 +89,7 @@ impl Router {
             keeper: OnceLock::new(),
             met: Mutex::default(),
             telling: Mutex::default(),
+            flushes: Flushes::default(),
         })
     }
 
@@ -113,6 +121,7 @@ impl Router {
     pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Submitted, CommandError> {
         let origin = self.parts.registrar.life().to_string();
         let submission = Submission { origin: Some(&origin), ..submission };
+        self.measure(&submission).await?;
         let courier = &self.parts.courier;
         let submitted = courier.commands().submit(&submission).await?;
         submitted.replaced.iter().for_each(|replaced| courier.tell(replaced.clone()));
@@ -126,6 +135,30 @@ impl Router {
             self.bring(submission.device, row);
         }
         Ok(submitted)
+    }
+
+    /// Refuses what the device has said it cannot take, as far as that can be known now. What comes through all the same
+    /// fails at its connection.
+    async fn measure(&self, submission: &Submission<'_>) -> Result<(), CommandError> {
+        let (device, bytes) = (submission.device, submission.message_bytes());
+        if bytes <= LEAST_MAX_BYTES {
+            return Ok(());
+        }
+        let most = match self.parts.roster.find(device) {
+            Some((mailbox, _)) => mailbox.max_bytes(),
+            None => match self.parts.registrar.directory().find(device).await {
+                Ok(Whereabouts::At(at)) => at.0.max_bytes,
+                Ok(Whereabouts::Offline) | Err(_) => None,
+            },
+        };
+        match most {
+            // One that was taken before is asked for again, whatever the device can take now.
+            Some(most) if bytes > most => match self.get(device, submission.id()).await {
+                Err(CommandError::NotFound) => Err(CommandError::TooLarge(most)),
+                found => found.map(drop),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// Takes a command that is for now or never: [`CommandError::NotConnected`] where the device is with no node.
@@ -153,7 +186,7 @@ impl Router {
     }
 
     /// Begins to watch a command, which need not exist yet: what happens to it from here on is not missed. Where
-    /// [`WAITERS`] watch already [`Watch::next`] says so.
+    /// [`WAITERS`](crate::limits::fixed::WAITERS) watch already [`Watch::next`] says so.
     pub fn watch(self: &Arc<Self>, device: &DeviceKey, id: CommandId) -> Watch {
         let (router, seat) = (Arc::clone(self), self.waiters.enter(id));
         Watch { router, device: device.clone(), id, seat, seen: 0, look_at: Instant::now(), ended: false }
@@ -386,9 +419,8 @@ impl PeerHandler for Router {
             keeper.sweep_all();
         }
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
+        self.trace_here(device, epoch, for_s)
+    }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rig::{PATIENCE, Rig};
 use serde_json::{Value, json};
+use support::wait_until;
 use support::ws::RawClient;
 
 /// The next command of a device, taken within `PATIENCE`.
@@ -53,6 +54,21 @@ fn a_device_gets_its_commands_through_any_node_and_its_own_answer_goes_back() {
         assert_eq!(device.did(&answer.id()), 1);
     }
     assert_eq!(device.told("command").len(), 4);
+}
+
+#[test]
+fn a_trace_asked_of_any_node_is_in_the_log_of_the_one_that_has_the_device() {
+    let rig = Rig::start();
+    let mut device = rig.device(0, "outlined");
+    let answer = rig.trace(1, "outlined");
+    assert_eq!((answer.status, answer.body["node"].as_str()), (200, Some(rig.cluster.nodes[0].name().as_str())));
+    device.send_json(&json!({"type": "update", "seq": 77_077, "value": "not told"}));
+    device.expect_ack(77_077, PATIENCE);
+    let log = |node: usize| rig.cluster.nodes[node].process.log();
+    let outlines = |log: String| log.lines().filter(|line| line.contains("outlined") && line.contains("77077")).count();
+    wait_until("the update and its ack are outlined", PATIENCE, || outlines(log(0)) == 2);
+    assert!(!log(0).contains("not told") && outlines(log(1)) == 0);
+    assert_eq!(rig.trace(2, "nobody").status, 404);
 }
 
 #[test]

@@ -331,7 +331,7 @@ async fn large_commands_reach_a_slow_reader_whole_and_in_order() {
 async fn what_waits_for_a_device_that_claims_comes_right_behind_its_welcome() {
     let rig = Rig::new(Limits::default());
     let id = rig.submit("k", "1").await;
-    let tenure = rig.node.registrar.as_ref().unwrap().claim(&rig.device, None, None).await.unwrap();
+    let tenure = rig.node.registrar.as_ref().unwrap().claim(&rig.device, None, None, None).await.unwrap();
     let entry = Entry { tenure: Some(Box::new(tenure)), ..rig.entry(Encoding::Json) };
     let (mut peer, _end) = rig.enter(entry, 1 << 20).await;
     assert_eq!(peer.message().await.kind, "welcome");

@@ -13,27 +13,13 @@ use support::kafka::{self, Broker};
 use support::proxy::Proxy;
 use support::redis::Redis;
 use support::ws::RawClient;
-use support::{ports, wait_for, wait_until};
-use tidegate::auth::signing::{SigningKey, TokenRequest};
+use support::{ports, sign, wait_for, wait_until};
+use tidegate::auth::signing::SigningKey;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const TENANT: &str = "acme";
 /// A device that measures often and keeps to the protocol.
 const LIVELY: Load = Load { every: Duration::from_millis(20), bytes: 150, heeds: true };
-
-fn token(key: &SigningKey, device: &str) -> String {
-    let request = TokenRequest {
-        sub: device.into(),
-        tenant: Some(TENANT.into()),
-        scopes: vec!["device".into()],
-        devices: Vec::new(),
-        ttl_s: 3_600,
-        issuer: "tidegate".into(),
-        audience: "tidegate".into(),
-    };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    key.sign_token(&request, now).unwrap()
-}
 
 fn is_ready(gateway: &Gateway) -> bool {
     gateway.internal("/readyz").0 == 200
@@ -76,7 +62,7 @@ fn a_node_that_leaves_under_load_hands_its_devices_over_at_its_pace_and_nothing_
         .start();
     let b = Gateway::build().beside(&a).start();
     let key = SigningKey::from_pem_file(&a.dir().join("signing-key.pem")).unwrap();
-    let fleet = Fleet::start(a.public_addr(), TENANT, DEVICES, |device| token(&key, device));
+    let fleet = Fleet::start(a.public_addr(), TENANT, DEVICES, |device| sign(&key, device, TENANT, &["device"]));
     fleet.send(LIVELY);
     fleet.wait_acked(DEVICES * 20, PATIENCE);
     fleet.steer(b.public_addr());
@@ -161,6 +147,76 @@ fn while_load_balancers_find_out_devices_are_let_in_and_then_served_until_their_
     let seqs: Vec<_> = a.records("telemetry").iter().map(|record| record.json()["value"].clone()).collect();
     assert_eq!(seqs, [1, 2]);
     assert!(a.process.log().contains("connections are told to leave"), "{}", a.process.log());
+}
+
+/// What the API answers to a request with a body.
+fn post(gateway: &Gateway, app: &str, path: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let response = gateway.connect().request(&format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {app}\r\nIdempotency-Key: {:x}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        fastrand::u64(..),
+        body.len(),
+    ));
+    (response.status, serde_json::from_slice(&response.body).unwrap())
+}
+
+/// Answers the next command, and gives it.
+fn obey(device: &mut RawClient) -> Value {
+    let command = device.expect_type("command", PATIENCE);
+    device.send_json(&json!({"type": "ack", "id": command["id"], "status": "succeeded", "result": command["params"]}));
+    command
+}
+
+#[test]
+fn a_device_that_was_told_to_leave_and_is_still_there_is_commanded_as_before() {
+    let mut a = Gateway::build().set("drain.propagation_s", "0").set("drain.budget_s", "60").start();
+    let b = Gateway::build().beside(&a).start();
+    let app = a.token("console", TENANT, &["commands:write"]);
+    let mut device = a.device("d", "/v1/device?boot=b");
+    a.process.signal("TERM");
+    device.expect_type("goaway", PATIENCE);
+    // By the node that leaves, and by another.
+    for gateway in [&a, &b] {
+        let (path, body) = ("/v1/devices/d/commands", json!({"name": "open", "params": 7, "ttl_s": 60, "wait_s": 50}));
+        let answer = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| post(gateway, &app, path, &body));
+            obey(&mut device);
+            asking.join().unwrap()
+        });
+        assert_eq!((answer.0, &answer.1["state"], &answer.1["result"]), (200, &json!("succeeded"), &json!(7)));
+        assert_eq!(answer.1["attempts"], 1, "{}", answer.1);
+    }
+    device.send_close(1000);
+    drop(device);
+    assert_eq!(a.process.wait(PATIENCE).code(), Some(0));
+}
+
+/// More events than are under way at once: those that wait in the node are stored before it ends.
+#[test]
+fn what_became_of_commands_is_published_by_the_node_that_leaves() {
+    const COMMANDS: usize = 300;
+    let broker = Broker::start();
+    let mut a = Gateway::build().brokers(&broker.brokers()).set("drain.propagation_s", "0").start();
+    let app = a.token("console", TENANT, &["commands:write"]);
+    let mut device = a.device("d", "/v1/device?boot=b");
+    broker.freeze();
+    for _ in 0..COMMANDS {
+        let (path, body) = ("/v1/devices/d/commands", json!({"name": "open", "params": 7, "ttl_s": 60}));
+        assert_eq!(post(&a, &app, path, &body).0, 202);
+        obey(&mut device);
+    }
+    let ended = || a.metric("tidegate_command_answers_total", &["changed"]);
+    wait_until("every answer is taken", PATIENCE, || ended() == COMMANDS as f64);
+    device.send_close(1000);
+    drop(device);
+    a.process.signal("TERM");
+    wait_until("it is unready", PATIENCE, || !is_ready(&a));
+    broker.thaw();
+    assert_eq!(a.process.wait(PATIENCE).code(), Some(0));
+    let events = kafka::read_all(&broker.brokers(), &a.topic("command-events"));
+    let ends = events.iter().filter(|event| event.json()["state"] == "succeeded").count();
+    assert_eq!((ends, events.len()), (COMMANDS, 3 * COMMANDS), "{}", a.process.log());
 }
 
 #[test]

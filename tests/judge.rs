@@ -9,6 +9,8 @@
 mod checker;
 #[path = "support/history.rs"]
 mod history;
+#[path = "support/pass_on.rs"]
+mod pass_on;
 #[path = "judge/planted.rs"]
 mod planted;
 #[path = "judge/twins.rs"]

@@ -8,10 +8,11 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use produce::{Put, put_all};
 use support::{kafka, wait_until};
+use tidegate::clock::unix_ms;
 use tidegate::commands::memory::MemoryCommands;
 use tidegate::commands::{CommandError, CommandFuture, Commands, Submission, Submitted};
 use tidegate::eventlog::kafka::group::{GroupReader, GroupSettings};
@@ -22,10 +23,6 @@ use tidegate::inbox::{Inbox, Taker};
 use tidegate::telemetry::metrics::{Metrics, ReadOutcome};
 
 const SOON: Duration = Duration::from_secs(60);
-
-fn unix_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
-}
 
 /// The directory's commands, in memory, and whether they can be reached.
 struct Directory {
@@ -92,7 +89,7 @@ impl Rig {
     fn inbox(&self) -> Inbox {
         let dead_letters = Arc::new(KafkaWriter::start(&self.config).unwrap());
         let door = Door(Arc::clone(&self.directory));
-        Inbox::new(door, dead_letters, self.metrics.clone(), self.topic("commands"), Box::new(unix_ms))
+        Inbox::new(door, dead_letters, self.metrics.clone(), self.topic("commands"), Arc::new(unix_ms))
     }
 
     fn node(&self, member: &str, handler: impl Handler) -> GroupReader {

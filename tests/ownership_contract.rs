@@ -6,6 +6,8 @@
 
 #[path = "ownership_contract/histories.rs"]
 mod histories;
+#[path = "support/pass_on.rs"]
+mod pass_on;
 #[path = "ownership_contract/suite.rs"]
 mod suite;
 #[path = "support/support.rs"]

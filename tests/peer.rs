@@ -18,7 +18,7 @@ use std::time::Duration;
 use fixture::{Cluster, Twin, device, ending, life, patient, quick};
 use tidegate::id::{Epoch, Incarnation};
 use tidegate::ownership::NodeLife;
-use tidegate::peer::{Evicted, MAX_DETAIL_BYTES, Peer, PeerError};
+use tidegate::peer::{Evicted, MAX_DETAIL_BYTES, Peer, PeerError, Traced};
 
 /// Each promise of the seam, on each twin.
 macro_rules! contract {
@@ -48,6 +48,7 @@ contract! {
     a_ring_is_delivered_under_its_epoch_or_the_answer_says_which_is_known
     an_evict_closes_what_is_older_and_nothing_else
     endings_and_sweeps_arrive_whole
+    a_trace_begins_under_its_epoch_or_the_answer_says_why_not
     a_node_that_left_the_view_is_gone_and_hears_nothing
     another_life_at_the_address_is_not_taken_for_the_one_meant
     a_silent_node_costs_the_deadline_and_is_asked_again_when_it_speaks
@@ -100,6 +101,19 @@ mod promise {
         assert_eq!(a.link.sweep(&b.life).await, Ok(()));
         assert_eq!(b.handler.endings(), endings);
         assert_eq!(b.handler.heard(), ["sweep"]);
+    }
+
+    pub(super) async fn a_trace_begins_under_its_epoch_or_the_answer_says_why_not(twin: Twin) {
+        let cluster = Cluster::start(twin, 2, patient()).await;
+        let [a, b] = cluster.nodes.as_slice() else { panic!() };
+        b.handler.holds("d", 7);
+        let trace =
+            async |name: &str, epoch, for_s| a.link.trace(&b.life, &device(name), Epoch(epoch), for_s).await.unwrap();
+        assert_eq!(trace("d", 7, 900).await, Traced::Begun);
+        assert_eq!(trace("d", 7, 0).await, Traced::Full);
+        assert_eq!(trace("d", 6, 900).await, Traced::NotHere { known: Some(Epoch(7)) });
+        assert_eq!(trace("other", 7, 900).await, Traced::NotHere { known: None });
+        assert_eq!(b.handler.heard()[0], "trace t/d 7 900");
     }
 
     pub(super) async fn a_node_that_left_the_view_is_gone_and_hears_nothing(twin: Twin) {

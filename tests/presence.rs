@@ -134,7 +134,7 @@ impl One {
     /// A device comes; its end of the socket, and the epoch its welcome says.
     async fn connect(&self, key: &DeviceKey) -> (DuplexStream, u64) {
         let held = self.node.roster.find(key).map(|(_, epoch)| epoch);
-        let tenure = self.registrar.claim(key, Some(Boot::new("one").unwrap()), held).await.unwrap();
+        let tenure = self.registrar.claim(key, Some(Boot::new("one").unwrap()), None, held).await.unwrap();
         let (ours, mut theirs) = tokio::io::duplex(16 * 1024);
         let entry = Entry {
             kind: PeerKind::Device,

@@ -24,7 +24,9 @@ use tidegate::keeper::{self, Keeper};
 use tidegate::limits::Limits;
 use tidegate::ownership::NodeLife;
 use tidegate::ownership::redis::RedisOwnership;
-use tidegate::peer::{Ending, Evicted, GrpcPeers, PeerConfig, PeerHandler, PeerServer, PeerTimes, PeerTls, Rung};
+use tidegate::peer::{
+    Ending, Evicted, GrpcPeers, PeerConfig, PeerHandler, PeerServer, PeerTimes, PeerTls, Rung, Traced,
+};
 use tidegate::receipts::{Batch, Receipts};
 use tidegate::registrar::Registrar;
 use tidegate::roster::Roster;
@@ -100,6 +102,10 @@ impl PeerHandler for Told {
     fn sweep(&self) {
         self.router.sweep();
     }
+
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
+        PeerHandler::trace(&*self.router, device, epoch, for_s)
+    }
 }
 
 /// A node without devices in this process. It never says that it is ready, so no shard falls to it.
@@ -127,6 +133,7 @@ impl Third {
             roster: Arc::clone(&roster),
             registrar: Arc::clone(&registrar),
             peers: Arc::new(GrpcPeers::new(tls.clone(), times, metrics.clone())),
+            traces: Arc::default(),
             metrics: metrics.clone(),
         });
         let endings = Arc::default();

@@ -11,15 +11,15 @@ mod library;
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use library::Library;
 use support::fleet::{Fleet, Load};
 use support::gateway::Gateway;
 use support::kafka::{self, Broker};
 use support::ledger::Verdict;
-use support::wait_until;
-use tidegate::auth::signing::{SigningKey, TokenRequest};
+use support::{sign, wait_until};
+use tidegate::auth::signing::SigningKey;
 
 const TENANT: &str = "acme";
 const DEVICES: usize = 200;
@@ -54,23 +54,9 @@ fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn token(key: &SigningKey, device: &str) -> String {
-    let request = TokenRequest {
-        sub: device.into(),
-        tenant: Some(TENANT.into()),
-        scopes: vec!["device".into()],
-        devices: Vec::new(),
-        ttl_s: 3_600,
-        issuer: "tidegate".into(),
-        audience: "tidegate".into(),
-    };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    key.sign_token(&request, now.as_secs()).unwrap()
-}
-
 fn fleet_of(gateway: &Gateway) -> Fleet {
     let key = SigningKey::from_pem_file(&gateway.dir().join("signing-key.pem")).unwrap();
-    Fleet::start(gateway.public_addr(), TENANT, DEVICES, |device| token(&key, device))
+    Fleet::start(gateway.public_addr(), TENANT, DEVICES, |device| sign(&key, device, TENANT, &["device"]))
 }
 
 /// Has more updates acked until there are `acked`, and waits until nothing is unacked.
@@ -213,7 +199,9 @@ fn a_node_told_to_leave_under_load_acks_what_it_took_and_tells_every_device() {
     let mut gateway = Gateway::start();
     let key = SigningKey::from_pem_file(&gateway.dir().join("signing-key.pem")).unwrap();
     let query = |number| if number % 2 == 0 { "" } else { "&close=drop" };
-    let fleet = Fleet::start_asking(gateway.public_addr(), TENANT, DEVICES, query, |device| token(&key, device));
+    let fleet = Fleet::start_asking(gateway.public_addr(), TENANT, DEVICES, query, |device| {
+        sign(&key, device, TENANT, &["device"])
+    });
     fleet.send(BUSY);
     for leave in 1..=LEAVES {
         fleet.wait_acked(LEFT_ACKED / (LEAVES + 1), PATIENCE);
@@ -245,7 +233,7 @@ fn producers_that_fail_for_good_are_replaced_and_lose_nothing() {
     let (broker, prefix) = (Broker::start(), kafka::new_prefix());
     kafka::create_topics(&broker.brokers(), &prefix);
     let library = Library::start(&broker.brokers(), &prefix);
-    let fleet = Fleet::start(library.addr, TENANT, DEVICES, |device| token(&library.key, device));
+    let fleet = Fleet::start(library.addr, TENANT, DEVICES, |device| sign(&library.key, device, TENANT, &["device"]));
     fleet.send(BUSY);
     for failure in 1..=FAILURES {
         fleet.wait_acked(REPLACED_ACKED / (FAILURES + 1), PATIENCE);

@@ -1,7 +1,7 @@
 //! Who is let in: the handshakes of devices and applications.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -18,6 +18,7 @@ use crate::id::DeviceKey;
 use crate::protocol::close::CloseReason;
 use crate::registrar::{Contested, Tenure};
 use crate::socket::upgrade::{self, Problem, TokenBy, Wish};
+use crate::sync::lock;
 use crate::telemetry::metrics::{AttemptOutcome, PeerKind};
 
 /// What a blocked device is told.
@@ -89,7 +90,7 @@ async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request,
     };
     match upgrade::accept(&mut request, &wish) {
         Ok((response, on_upgrade)) => {
-            *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((on_upgrade, agreement));
+            *lock(agreed) = Some((on_upgrade, agreement));
             response.map(Body::new)
         }
         Err(problem) => answer(&problem),
@@ -127,7 +128,7 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result
 async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Box<Tenure>>, Refusal> {
     let Some(registrar) = &gate.node.registrar else { return Ok(None) };
     let held = gate.node.roster.find(key).map(|(_, epoch)| epoch);
-    match registrar.claim(key, wish.boot.clone(), held).await {
+    match registrar.claim(key, wish.boot.clone(), wish.max_bytes, held).await {
         Ok(tenure) => Ok(Some(Box::new(tenure))),
         Err(Contested { wait_ms }) => {
             let detail = "this device is connected elsewhere, and was taken over too often: do two share its identity?";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::commands::{Command, CommandError, Submission};
+use crate::commands::{ATTEMPTS, Command, CommandError, Submission};
 use crate::connection::AppOrder;
 use crate::mailbox::{Letter, Mailbox, PostError};
 use crate::protocol::message::{CommandState, GatewayMessage, RefusalCode};
@@ -13,10 +13,6 @@ use crate::router::Router;
 
 /// Commands of sockets that are watched at once on this node. Beyond these they wait, and then are refused.
 const WATCHED: usize = 4_096;
-/// What a command that is for now or never lives.
-const NOW_MS: u64 = 5_000;
-/// Attempts of a command whose application says nothing.
-const ATTEMPTS: u32 = 5;
 /// When a full mailbox is tried again.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Rest after the directory did not answer.
@@ -47,7 +43,7 @@ async fn one(router: &Arc<Router>, order: &AppOrder) -> Result<(), PostError> {
         key: &asked.key,
         name: &asked.name,
         params: &asked.params,
-        ttl_ms: if asked.ttl_s == 0 { NOW_MS } else { asked.ttl_s * 1_000 },
+        ttl_ms: asked.ttl_s * 1_000,
         since_ms: None,
         max_attempts: asked.max_attempts.unwrap_or(ATTEMPTS),
         replace: asked.replace,
@@ -55,11 +51,8 @@ async fn one(router: &Arc<Router>, order: &AppOrder) -> Result<(), PostError> {
         origin: None,
     };
     let mut watch = router.watch(&order.device, submission.id());
-    let submitted = match submission.check() {
-        Ok(()) if asked.ttl_s == 0 => router.submit_now(submission).await,
-        Ok(()) => router.submit(submission).await,
-        Err(error) => Err(error),
-    };
+    let submitted =
+        if asked.ttl_s == 0 { router.submit_now(submission).await } else { router.submit(submission).await };
     let mut command = match submitted {
         Ok(submitted) => submitted.command,
         Err(error) => return say(&order.mailbox, refused(order, &error)).await,
@@ -121,6 +114,7 @@ fn refused(order: &AppOrder, error: &CommandError) -> GatewayMessage<'static> {
         }
         CommandError::Conflict => (RefusalCode::Conflict, error.to_string()),
         CommandError::QueueFull => (RefusalCode::Rate, error.to_string()),
+        CommandError::TooLarge(_) => (RefusalCode::TooLarge, error.to_string()),
         CommandError::NotConnected => (RefusalCode::NotConnected, error.to_string()),
         CommandError::NotFound => (RefusalCode::Unavailable, error.to_string()),
         CommandError::Unavailable(reason) => {

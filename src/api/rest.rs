@@ -13,7 +13,7 @@ mod fault;
 mod revoke;
 mod trace;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -30,6 +30,7 @@ use super::{Gate, origin};
 use crate::limits::Limits;
 use crate::router;
 use crate::socket::listener::Slot;
+use crate::sync::lock;
 use crate::telemetry::metrics::AttemptOutcome;
 use fault::Fault;
 
@@ -98,7 +99,7 @@ async fn guard(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) 
 /// Whether a request may go on to be looked at; its place lasts until it is answered.
 fn enter(gate: &Gate, request: &mut Request) -> Result<OwnedSemaphorePermit, Fault> {
     if let Some(handshake) = request.extensions_mut().remove::<Handshake>() {
-        drop(handshake.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&handshake).take());
     }
     let (parts, body) = std::mem::take(request).into_parts();
     let is_served = origin::is_served(&parts, &gate.hosts);

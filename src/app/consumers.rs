@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::connection::Node;
 use crate::eventlog::kafka::follow::{Follower, Reader};
@@ -66,13 +67,12 @@ impl Consumers {
         node: &Arc<Node>,
         router: &Arc<Router>,
     ) -> Result<(), StartError> {
-        let clock = Arc::clone(node);
         let inbox = Inbox::new(
             Arc::clone(router),
             Arc::clone(&self.writer) as _,
             node.metrics.clone(),
             config.kafka.topic(inbox::TOPIC),
-            Box::new(move || clock.now().unix_ms),
+            Arc::new(unix_ms),
         );
         let settings = GroupSettings {
             topic: inbox::TOPIC,

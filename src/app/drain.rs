@@ -17,9 +17,11 @@ use crate::config::{Config, DrainConfig};
 use crate::connection::{Departure, Node};
 use crate::keeper::Keeper;
 use crate::protocol::close::CloseReason;
+use crate::router::Router;
 use plan::{GRACE, Plan};
 
-/// How long a leaving node tries to have its rows removed and its presence published; its lease does the rest.
+/// How long a leaving node tries to have its rows removed, its presence and the events of its commands published; its lease
+/// and the due sweeps of others do the rest.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a leaving node waits for its last refusals to be answered.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
@@ -31,13 +33,13 @@ const TURNS_A_SECOND: usize = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Unready first, and load balancers get the time to see it; then no connection is let in and those that are here are told
-/// to leave, a few at a time; whoever has not left in time is closed with 1012; rows are removed, presence is published,
-/// the log is flushed. Each further signal cuts short what is being waited for.
+/// to leave, a few at a time; whoever has not left in time is closed with 1012; rows are removed, presence and
+/// what became of commands is published, the log is flushed. Each further signal cuts short what is being waited for.
 pub(super) async fn leave(
     config: &Config,
     node: &Node,
     health: &Health,
-    keeper: &Keeper,
+    (keeper, router): (&Keeper, &Router),
     accepting: JoinHandle<()>,
     signals: &mut Signals,
 ) {
@@ -69,7 +71,11 @@ pub(super) async fn leave(
         () = signals.leave() => {}
     }
     accepting.abort();
-    keeper.finish(Instant::now() + SETTLED_WITHIN).await;
+    let settled_by = Instant::now() + SETTLED_WITHIN;
+    let ((), published) = tokio::join!(keeper.finish(settled_by), router.flush(settled_by));
+    if !published {
+        tracing::warn!("left with events of commands that are not published: other nodes publish those of ends");
+    }
     let budget = Duration::from_secs(config.drain.budget_s).saturating_sub(begun.elapsed()).max(FLUSHED_WITHIN);
     // What it has taken from devices that number it they have too: while nothing is stored it is not worth waiting for.
     let budget = if node.is_stalled() { FLUSHED_WITHIN } else { budget };

@@ -52,6 +52,7 @@ pub(super) async fn listen(
         roster: Arc::clone(&node.roster),
         registrar: Arc::clone(registrar),
         peers: Arc::new(peers),
+        traces: Arc::clone(&node.traces),
         metrics: node.metrics.clone(),
     });
     let handler = Arc::clone(&router) as Arc<dyn PeerHandler>;

@@ -108,7 +108,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let accepting = tokio::spawn(super::accept(public, public_doors, gate, axum::Router::new()));
     tracing::info!(node = config.node.effective_name(), public = config.public.listen, "serving");
     signals.leave().await;
-    super::drain::leave(&config, &node, &health, &keeper, accepting, &mut signals).await;
+    super::drain::leave(&config, &node, &health, (&keeper, &router), accepting, &mut signals).await;
     consumers.stop().await;
     Ok(())
 }

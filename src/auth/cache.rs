@@ -1,9 +1,10 @@
 //! Tokens verified a moment ago, so that a device that comes back costs no signature check.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::Verified;
+use crate::sync::lock;
 
 /// SHA-256 of a token: the cache holds no token that somebody could steal from a dump.
 pub(super) type Fingerprint = [u8; 32];
@@ -59,7 +60,7 @@ impl Cache {
 
     fn lock(&self) -> MutexGuard<'_, Generations> {
         // Every change is a single insert or remove, so what a panicking holder left is still a cache.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.generations)
     }
 }
 

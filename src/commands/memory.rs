@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::ready;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lifecycle::{Event, Ignored, Life, Reason, State, Step, transition};
 use super::{
@@ -11,6 +11,7 @@ use super::{
     parse_due_member, shard_of,
 };
 use crate::id::{CommandId, DeviceKey, Epoch};
+use crate::sync::lock;
 
 /// Ended and published commands that are kept at most; the oldest go first.
 const KEPT: usize = 10_000;
@@ -71,8 +72,7 @@ impl MemoryCommands {
     }
 
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shelves)
     }
 
     /// The shelves and the time.

@@ -1,7 +1,7 @@
 //! Applications' sockets: what each may, and the way of their commands to whoever brings them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -9,6 +9,7 @@ use crate::auth::{AppIdentity, Scope};
 use crate::id::{DeviceKey, SessionId};
 use crate::mailbox::Mailbox;
 use crate::protocol::message::{AppCommand, RefusalCode};
+use crate::sync::lock;
 
 /// Commands of one socket whose end it was not told of.
 const OUTSTANDING: usize = 64;
@@ -101,9 +102,4 @@ impl Apps {
         let busy = (RefusalCode::Rate, "command: too many at once on this node: send it again in a moment");
         self.sender.try_send(order).map_err(|_| busy)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

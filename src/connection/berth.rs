@@ -45,7 +45,7 @@ pub(super) fn enter(node: &Node, comer: Comer<'_>, now: Now) -> (Arc<Mailbox>, G
         }
         return (mailbox, greeting);
     };
-    let (mailbox, claimed) = tenure.begin(max_bytes);
+    let (mailbox, claimed) = tenure.begin();
     match claimed {
         Some(claimed) => {
             let last = claimed.last.filter(|last| last.boot == *mailbox.boot());

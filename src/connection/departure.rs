@@ -1,12 +1,13 @@
 //! How connections are sent to other nodes while this one still works: nobody is let in, and those who are here are told a
 //! few at a time, each to be gone within its own deadline.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::Node;
 use crate::mailbox::Signal;
 use crate::protocol::close::CloseReason;
 use crate::session::Now;
+use crate::sync::lock;
 
 /// How connections leave that are told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +33,7 @@ pub(super) struct Board(Mutex<Option<Departure>>);
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Option<Departure>> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -176,7 +176,7 @@ impl<S: Transport> Pump<S> {
         let limits =
             CodecLimits { message_bytes: self.node.limits.message_bytes, batch_items: self.node.limits.batch_items };
         let mut stopped = None;
-        let traced = self.is_traced(desk);
+        let traced = self.is_traced();
         read_frame(self.wire.encoding, frame, limits, skip, &mut |place, item| {
             let kind = witness::received_type(&item);
             if traced {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::ReadBuf;
 
@@ -35,15 +36,15 @@ impl Wire {
 impl<S: Transport> Pump<S> {
     pub(super) fn put(&self, message: &GatewayMessage<'_>, desk: &mut Desk) {
         self.wire.put(&self.node, message, desk);
-        if self.is_traced(desk) {
+        if self.is_traced() {
             witness::traced_answer(&self.place, message, desk.message.len());
         }
     }
 
     /// Whether what comes and goes is to be in the log: one bit where it is not.
-    pub(super) fn is_traced(&self, desk: &Desk) -> bool {
+    pub(super) fn is_traced(&self) -> bool {
         let mailbox = self.place.mailbox();
-        mailbox.is_traced() && self.node.traces.is_on(mailbox, desk.now.mono_ms)
+        mailbox.is_traced() && self.node.traces.is_on(mailbox, Instant::now())
     }
 
     /// Puts a ping or a pong in line.

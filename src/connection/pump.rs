@@ -277,7 +277,7 @@ impl<S: Transport> Pump<S> {
     fn take_mail(&mut self, desk: &mut Desk) -> bool {
         let settled = self.place.mailbox().take_settled();
         if settled.ended != 0 {
-            let traced = self.is_traced(desk);
+            let traced = self.is_traced();
             let (wire, node, place) = (self.wire, &self.node, &self.place);
             self.session.settled(settled, |reply| {
                 if let GatewayMessage::Refused { code, seq, .. } = reply {

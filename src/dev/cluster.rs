@@ -55,6 +55,7 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     pub(super) node: Arc<Node>,
     keeper: Arc<Keeper>,
+    router: Arc<Router>,
     accepting: JoinHandle<()>,
 }
 
@@ -104,6 +105,7 @@ impl Cluster {
             roster: Arc::clone(&node.roster),
             registrar,
             peers: Arc::new(self.network.link(&name)),
+            traces: Arc::clone(&node.traces),
             metrics: node.metrics.clone(),
         });
         router.attach(Arc::clone(&keeper));
@@ -116,7 +118,7 @@ impl Cluster {
         let doors = ListenerSettings::new(node.limits.clone(), node.metrics.clone(), None, false);
         let internal = api::internal(Arc::clone(&node), health);
         let accepting = tokio::spawn(app::accept(port, doors, Arc::new(self.gate(&node, &router)?), internal));
-        Ok(Member { address, node, keeper, accepting })
+        Ok(Member { address, node, keeper, router, accepting })
     }
 
     fn gate(&self, node: &Arc<Node>, router: &Arc<Router>) -> Result<Gate, Failure> {
@@ -135,7 +137,8 @@ impl Member {
     pub(super) async fn leave(self) {
         app::wait_for_connections(&self.node, Instant::now() + Duration::from_secs(5)).await;
         self.accepting.abort();
-        self.keeper.finish(Instant::now() + Duration::from_secs(1)).await;
+        let settled_by = Instant::now() + Duration::from_secs(1);
+        tokio::join!(self.keeper.finish(settled_by), self.router.flush(settled_by));
         let _left = self.node.log.close(Duration::from_secs(5)).await;
     }
 }

@@ -24,11 +24,12 @@ use rdkafka::{ClientConfig, metadata::Metadata};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use config::{KafkaConfig, Preset, SaslMechanism, Security};
-use lane::{Lane, Room, lock};
+use lane::{Lane, Room};
 pub use writer::KafkaWriter;
 
 use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic, publish};
 use crate::limits::Limits;
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 /// What librdkafka must have been built with.

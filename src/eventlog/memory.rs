@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     AppendError, Deliveries, EventLog, LogFuture, Outcome, Pending, ProbeError, Record, Ticket, Topic, encode, publish,
 };
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 /// A record as the log keeps it: what a reader of Kafka would see.
@@ -83,7 +84,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -196,7 +197,7 @@ impl EventLog for MemoryLog {
 
     fn close(&self, deadline: Duration) -> LogFuture<'_, usize> {
         self.begin_closing(deadline);
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = lock(&self.ended).take();
         Box::pin(async move {
             match ended {
                 Some(ended) => ended.await.unwrap_or_default(),

@@ -4,13 +4,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{APPLICATION, Fault};
-use crate::commands::{MAX_KEY_BYTES, Submission};
+use crate::commands::{ATTEMPTS, MAX_KEY_BYTES, Submission};
 use crate::eventlog::{Content, Fetched};
 use crate::id::DeviceKey;
 use crate::telemetry::metrics::ReadOutcome;
 
-/// Attempts of a command that does not say how many.
-const ATTEMPTS: u32 = 5;
 /// The header that names a command: CloudEvents' id.
 const ID_HEADER: &str = "ce_id";
 

@@ -72,7 +72,7 @@ impl Rig {
         let door = Arc::new(Door { commands, away: AtomicU32::new(0) });
         let morgue = Arc::new(Morgue { most: AtomicUsize::new(1_000), ..Morgue::default() });
         let metrics = Metrics::new().unwrap();
-        let now = Box::new(|| NOW);
+        let now = Arc::new(|| NOW);
         let inbox = Inbox::new(Arc::clone(&door), Arc::clone(&morgue) as _, metrics.clone(), "t.commands", now);
         Self { door, morgue, metrics, inbox }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Keeper, unix_ms};
+use super::Keeper;
+use crate::clock::unix_ms;
 use crate::id::DeviceKey;
 use crate::mailbox::{Letter, Mailbox, Standing};
 use crate::ownership::{Fence, OwnershipError};

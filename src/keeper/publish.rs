@@ -1,13 +1,11 @@
 //! Presence to the event log.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use super::Keeper;
 use crate::eventlog::{Kind, Record, Topic};
-use crate::mailbox::{Mailbox, Settled, WINDOW};
+use crate::mailbox::{Mailbox, WINDOW};
 use crate::receipts::Seat;
 use crate::registrar::presence::Presence;
 
@@ -28,7 +26,7 @@ impl Keeper {
             let blocked = !self.append_some(&seat, &mut under_way);
             let free = under_way.iter().any(Option::is_none);
             tokio::select! {
-                settled = settled(&mailbox) => {
+                settled = mailbox.settled() => {
                     for (number, place) in under_way.iter_mut().enumerate() {
                         if settled.ended >> number & 1 == 1 && let Some(event) = place.take() {
                             if settled.refused >> number & 1 == 1 {
@@ -75,14 +73,4 @@ impl Keeper {
         }
         true
     }
-}
-
-/// Waits until something ended.
-pub(crate) async fn settled(mailbox: &Mailbox) -> Settled {
-    poll_fn(|cx| {
-        mailbox.register(cx.waker());
-        let settled = mailbox.take_settled();
-        if settled.ended == 0 { Poll::Pending } else { Poll::Ready(settled) }
-    })
-    .await
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use super::{Keeper, lock, unix_ms};
+use super::Keeper;
+use crate::clock::unix_ms;
 use crate::ownership::{Fence, Held, NodeLife, OwnershipError, View, rendezvous};
 use crate::registrar::presence::Presence;
+use crate::sync::lock;
 
 /// Devices that are settled at once.
 const PAGE: u32 = 256;

@@ -7,12 +7,13 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Keeper, lock};
+use super::Keeper;
 use crate::id::DeviceKey;
 use crate::mailbox::{Letter, Mailbox, Standing};
 use crate::ownership::{Fence, Held, Inspection, LEASE_MS, Reasserted, Row};
 use crate::protocol::close::CloseReason;
 use crate::registrar::Release;
+use crate::sync::lock;
 
 /// Rows of each primary that are looked at with each renewal.
 const SAMPLE: usize = 20;
@@ -181,6 +182,7 @@ fn held((device, mailbox): &(DeviceKey, Arc<Mailbox>)) -> Option<Held> {
         epoch: mailbox.epoch(),
         connection: mailbox.session(),
         boot: mailbox.boot().clone(),
+        max_bytes: mailbox.max_bytes(),
     })
 }
 

@@ -10,18 +10,19 @@
 -- ARGV[5] an epoch below the one to be given
 -- ARGV[6] how many takeovers from another boot a window has room for; 0: the holder is dead, do not count
 -- ARGV[7] the window, in milliseconds
+-- ARGV[8] the largest message the connection can take, in bytes, or empty
 --
 -- Returns {0, wait in milliseconds, node, incarnation} where the row was taken over too often, or
 -- {1, epoch, previous row or false, hints or false, commands waiting}
--- with the row as {node, incarnation, epoch, connection, boot, settled} and hints as {boot, acked, at}.
+-- with the row as {node, incarnation, epoch, connection, boot, settled, max} and hints as {boot, acked, at}.
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now_ms = math.floor(now_us / 1000)
 local row = redis.call('HMGET', KEYS[1], 'node', 'incarnation', 'epoch', 'connection', 'boot', 'settled',
-  'since', 'takeovers')
+  'since', 'takeovers', 'max')
 local previous = false
 if row[1] then
-  previous = {row[1], row[2], row[3], row[4], row[5], row[6]}
+  previous = {row[1], row[2], row[3], row[4], row[5], row[6], row[9]}
 end
 local since, takeovers = tonumber(row[7] or '0'), tonumber(row[8] or '0')
 if now_ms - since >= tonumber(ARGV[7]) then
@@ -44,6 +45,11 @@ redis.call('HSET', KEYS[1], 'node', ARGV[1], 'incarnation', ARGV[2], 'epoch', ep
   'boot', ARGV[4])
 if row[6] then
   redis.call('HDEL', KEYS[1], 'settled')
+end
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[1], 'max', ARGV[8])
+elseif row[9] then
+  redis.call('HDEL', KEYS[1], 'max')
 end
 if takeovers > 0 then
   redis.call('HSET', KEYS[1], 'since', string.format('%.0f', since), 'takeovers', takeovers)

@@ -1,7 +1,7 @@
 //! What a node knows of the membership, and rows judged by it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Claim, Claimed, Member, NodeLife, OwnershipError, Profile, Renewed, Row, SharedOwnership, View};
 use crate::id::{DeviceKey, Epoch};
+use crate::sync::lock;
 
 /// A row of an unknown node makes the membership be read again, no more often than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
@@ -172,9 +173,4 @@ impl Directory {
         *lock(&self.seen) = Seen { view: Arc::new(view.clone()), at: Instant::now() };
         self.tidings.send_replace(());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
     Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Listed, Member,
@@ -10,6 +10,7 @@ use super::{
     SETTLE_AFTER_MS, Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
 };
 use crate::id::{DeviceKey, Epoch};
+use crate::sync::lock;
 
 /// Gives the microseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -75,8 +76,7 @@ impl MemoryOwnership {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn now_ms(&self) -> u64 {
@@ -144,6 +144,7 @@ impl MemoryOwnership {
             epoch,
             connection: claim.connection,
             boot: claim.boot.clone(),
+            max_bytes: claim.max_bytes,
             settled: false,
         };
         state.rows.insert(claim.device.clone(), Entry { row, since_ms, takeovers });
@@ -230,6 +231,7 @@ impl MemoryOwnership {
             epoch: held.epoch,
             connection: held.connection,
             boot: held.boot.clone(),
+            max_bytes: held.max_bytes,
             settled: false,
         };
         state.rows.insert(held.device.clone(), Entry { row, since_ms, takeovers });
@@ -276,7 +278,7 @@ impl MemoryOwnership {
                 Some(row) => {
                     row.settled = true;
                     let (epoch, connection, boot) = (row.epoch, row.connection, row.boot.clone());
-                    settled.push(Held { device, epoch, connection, boot });
+                    settled.push(Held { device, epoch, connection, boot, max_bytes: row.max_bytes });
                 }
                 None => unlist(&mut state, dead, &device),
             }

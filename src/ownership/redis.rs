@@ -27,7 +27,7 @@ static REASSERT: Script = Script::new("reassert", include_str!("reassert.lua"));
 static SETTLE: Script = Script::new("settle", include_str!("settle.lua"));
 
 /// The fields of a row, in the order in which scripts give them.
-const ROW: [&str; 6] = ["node", "incarnation", "epoch", "connection", "boot", "settled"];
+const ROW: [&str; 7] = ["node", "incarnation", "epoch", "connection", "boot", "settled", "max"];
 /// Rows of one page that are settled at once.
 const SETTLED_AT_ONCE: usize = 64;
 
@@ -89,7 +89,8 @@ impl RedisOwnership {
             (false, false) => TAKEOVERS_WITHOUT_BOOT,
         };
         let (incarnation, connection) = (claim.life.incarnation.to_string(), claim.connection.to_string());
-        let args: [Arg<'_>; 7] = [
+        let max_bytes = digits(claim.max_bytes);
+        let args: [Arg<'_>; 8] = [
             claim.life.node.as_str().into(),
             (&incarnation).into(),
             (&connection).into(),
@@ -97,6 +98,7 @@ impl RedisOwnership {
             claim.floor.0.into(),
             takeovers.into(),
             TAKEOVER_WINDOW_MS.into(),
+            (&max_bytes).into(),
         ];
         read::claimed(self.store.run(&CLAIM, &[&own, &last, &queue], &args).await?)
     }
@@ -181,12 +183,14 @@ impl RedisOwnership {
         let (last, queue) = (keys::device(&held.device, "last"), keys::device(&held.device, "q"));
         let (incarnation, connection) = (life.incarnation.to_string(), held.connection.to_string());
         let epoch = held.epoch.to_string();
-        let args: [Arg<'_>; 5] = [
+        let max_bytes = digits(held.max_bytes);
+        let args: [Arg<'_>; 6] = [
             life.node.as_str().into(),
             (&incarnation).into(),
             (&epoch).into(),
             (&connection).into(),
             held.boot.as_str().into(),
+            (&max_bytes).into(),
         ];
         let own_keys = [own.as_str(), last.as_str(), queue.as_str()];
         // The list lies elsewhere and may be what was lost.
@@ -311,6 +315,11 @@ impl RedisOwnership {
 
 fn held_key(life: &NodeLife) -> String {
     keys::node(life.node.as_str(), &life.incarnation.to_string(), "held")
+}
+
+/// A number as a script's argument; nothing is empty.
+fn digits(number: Option<usize>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
 }
 
 fn row_args(own: &str) -> Vec<Arg<'_>> {

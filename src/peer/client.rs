@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -25,12 +25,13 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall};
+use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall, TraceAnswer, TraceCall};
 use super::{
-    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls,
+    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls, Traced,
 };
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
+use crate::sync::lock;
 use crate::telemetry::metrics::{Metrics, PeerOutcome};
 
 /// Largest message: a detail, the names around it, and room for what later versions add.
@@ -91,8 +92,7 @@ impl GrpcPeers {
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<NodeLife, Arc<Line>>> {
-        // Nothing that runs under this lock can panic half-way.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lines)
     }
 
     async fn call<Q, A>(&self, to: &NodeLife, path: &'static str, call: Q) -> Result<A, PeerError>
@@ -156,6 +156,19 @@ impl PeerLink for GrpcPeers {
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()> {
         Box::pin(self.counted(async move {
             self.call(to, wire::SWEEP, SweepCall { to: Some(to.into()) }).await.map(|Done {}| ())
+        }))
+    }
+
+    fn trace<'a>(
+        &'a self,
+        to: &'a NodeLife,
+        device: &'a DeviceKey,
+        epoch: Epoch,
+        for_s: u32,
+    ) -> PeerFuture<'a, Traced> {
+        Box::pin(self.counted(async move {
+            let answer: TraceAnswer = self.call(to, wire::TRACE, TraceCall::new(to, device, epoch, for_s)).await?;
+            Ok(answer.into())
         }))
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung};
+use super::{Ending, Evicted, Peer, PeerError, PeerFuture, PeerHandler, PeerLink, PeerTimes, Rung, Traced};
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
+use crate::sync::lock;
 
 /// What the network does to calls.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -174,9 +175,14 @@ impl PeerLink for MemoryLink {
     fn sweep<'a>(&'a self, to: &'a NodeLife) -> PeerFuture<'a, ()> {
         Box::pin(self.call(to, |node| node.sweep()))
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trace<'a>(
+        &'a self,
+        to: &'a NodeLife,
+        device: &'a DeviceKey,
+        epoch: Epoch,
+        for_s: u32,
+    ) -> PeerFuture<'a, Traced> {
+        Box::pin(self.call(to, move |node| node.trace(device, epoch, for_s)))
+    }
 }

@@ -25,7 +25,9 @@ use tonic::server::{Grpc, UnaryService};
 use tonic_prost::ProstCodec;
 
 use super::client::{MAX_MESSAGE_BYTES, WINDOW_BYTES};
-use super::wire::{self, Addressed, DeviceAnswer, DeviceCall, Done, EndingCall, Life, SweepCall};
+use super::wire::{
+    self, Addressed, DeviceAnswer, DeviceCall, Done, EndingCall, Life, SweepCall, TraceAnswer, TraceCall,
+};
 use super::{Evicted, MAX_ANSWERING, MAX_IN_FLIGHT, PeerHandler, PeerTimes, PeerTls, Rung};
 use crate::id::Epoch;
 
@@ -217,6 +219,13 @@ async fn dispatch(node: &dyn PeerHandler, request: http::Request<Incoming>) -> h
                 Ok(Done {})
             };
             unary(node, request, sweep).await
+        }
+        wire::TRACE => {
+            let trace = |call: TraceCall| {
+                let (device, epoch, for_s) = call.read()?;
+                Ok(TraceAnswer::from(node.trace(&device, epoch, for_s)))
+            };
+            unary(node, request, trace).await
         }
         _ => Status::unimplemented("there is no such call").into_http(),
     }

@@ -1,9 +1,7 @@
 //! The certificates of peers: one for both directions, checked on both sides, following its files.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -20,10 +18,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::PeerConfig;
-use crate::socket::tls::{Reload, TlsFilesError};
-
-/// How often the files are looked at. By content, not by time of change: Kubernetes swaps a link above them.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+use crate::socket::tls::{self, Reload, TlsFilesError, Watched};
 
 /// TLS between peers: 1.3 only, with certificates on both sides, each of an authority in `tls_ca` and carrying
 /// `server_name`. A certificate that restricts its use must be for servers and for clients.
@@ -31,8 +26,7 @@ pub struct PeerTls {
     files: Files,
     name: ServerName<'static>,
     current: ArcSwap<Both>,
-    /// What the files held when they were last looked at; none where they could not be read.
-    seen: Mutex<Option<u64>>,
+    watched: Watched,
 }
 
 struct Files {
@@ -57,8 +51,8 @@ impl PeerTls {
         let name = ServerName::try_from(config.server_name.clone()).map_err(|error| unusable(&files.cert, error))?;
         let contents = Contents::read(&files)?;
         let both = contents.load(&files, &name)?;
-        let seen = Mutex::new(Some(contents.fingerprint()));
-        Ok(Some(Self { current: ArcSwap::from_pointee(both), files, name, seen }))
+        let watched = Watched::new("the certificate for peers", &contents);
+        Ok(Some(Self { current: ArcSwap::from_pointee(both), files, name, watched }))
     }
 
     /// What a connection to here that begins now is answered with.
@@ -72,37 +66,17 @@ impl PeerTls {
     }
 
     /// Looks at the files and takes what is new and usable, for connections made from then on. Reads files: not for a
-    /// runtime's worker. Logs once for each change.
+    /// runtime's worker.
     pub fn look(&self) -> Reload {
-        let contents = Contents::read(&self.files);
-        let fingerprint = contents.as_ref().ok().map(Contents::fingerprint);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == fingerprint {
-            return Reload::Unchanged;
-        }
-        *seen = fingerprint;
-        match contents.and_then(|contents| contents.load(&self.files, &self.name)) {
-            Ok(both) => {
-                self.current.store(Arc::new(both));
-                tracing::info!("the certificate for peers was replaced; new connections use it");
-                Reload::Loaded
-            }
-            Err(error) => {
-                tracing::error!(%error, "the new certificate for peers cannot be used; the one before is used on");
-                Reload::Kept
-            }
-        }
+        self.watched.look(Contents::read(&self.files), |contents| {
+            self.current.store(Arc::new(contents.load(&self.files, &self.name)?));
+            Ok(())
+        })
     }
 
     /// Looks every five seconds, for as long as it is polled.
     pub async fn watch(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let this = Arc::clone(&self);
-            if let Err(error) = tokio::task::spawn_blocking(move || this.look()).await {
-                tracing::error!(%error, "the files of the certificate for peers could not be looked at");
-            }
-        }
+        tls::watch(move || self.look()).await;
     }
 }
 
@@ -119,13 +93,6 @@ impl Contents {
         let read =
             |path: &Path| std::fs::read(path).map_err(|error| TlsFilesError::Read { path: path.to_owned(), error });
         Ok(Self { cert: read(&files.cert)?, key: read(&files.key)?, ca: read(&files.ca)? })
-    }
-
-    /// What tells them from others.
-    fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
     }
 
     fn load(&self, files: &Files, name: &ServerName<'static>) -> Result<Both, TlsFilesError> {

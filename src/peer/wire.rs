@@ -1,8 +1,8 @@
-//! The messages of `peer.proto`, written out: with four calls the build needs no generator for them.
+//! The messages of `peer.proto`, written out: with five calls the build needs no generator for them.
 
 use tonic::Status;
 
-use super::{Ending, MAX_STATE_BYTES};
+use super::{Ending, MAX_STATE_BYTES, Traced};
 use crate::id::{CommandId, DeviceKey, Epoch, IdError, Incarnation, NodeName};
 use crate::ownership::NodeLife;
 
@@ -10,6 +10,7 @@ pub(super) const RING: &str = "/tidegate.peer.v1.Peer/Ring";
 pub(super) const EVICT: &str = "/tidegate.peer.v1.Peer/Evict";
 pub(super) const ENDED: &str = "/tidegate.peer.v1.Peer/Ended";
 pub(super) const SWEEP: &str = "/tidegate.peer.v1.Peer/Sweep";
+pub(super) const TRACE: &str = "/tidegate.peer.v1.Peer/Trace";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Life {
@@ -64,6 +65,30 @@ pub(super) struct SweepCall {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TraceCall {
+    #[prost(message, optional, tag = "1")]
+    pub(super) to: Option<Life>,
+    #[prost(string, tag = "2")]
+    pub(super) tenant: String,
+    #[prost(string, tag = "3")]
+    pub(super) device: String,
+    #[prost(fixed64, tag = "4")]
+    pub(super) epoch: u64,
+    #[prost(uint32, tag = "5")]
+    pub(super) for_s: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TraceAnswer {
+    #[prost(bool, tag = "1")]
+    pub(super) done: bool,
+    #[prost(fixed64, optional, tag = "2")]
+    pub(super) known: Option<u64>,
+    #[prost(bool, tag = "3")]
+    pub(super) full: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Done {}
 
 /// A call that names whom it is for.
@@ -84,6 +109,12 @@ impl Addressed for EndingCall {
 }
 
 impl Addressed for SweepCall {
+    fn to(&self) -> Option<&Life> {
+        self.to.as_ref()
+    }
+}
+
+impl Addressed for TraceCall {
     fn to(&self) -> Option<&Life> {
         self.to.as_ref()
     }
@@ -141,6 +172,39 @@ impl EndingCall {
     }
 }
 
+impl TraceCall {
+    pub(super) fn new(to: &NodeLife, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Self {
+        let (tenant, name) = (device.tenant().to_owned(), device.device().to_owned());
+        Self { to: Some(to.into()), tenant, device: name, epoch: epoch.0, for_s }
+    }
+
+    pub(super) fn read(&self) -> Result<(DeviceKey, Epoch, u32), Status> {
+        let device = DeviceKey::new(&self.tenant, &self.device).map_err(malformed)?;
+        Ok((device, Epoch(self.epoch), self.for_s))
+    }
+}
+
+impl From<Traced> for TraceAnswer {
+    fn from(traced: Traced) -> Self {
+        let none = Self { done: false, known: None, full: false };
+        match traced {
+            Traced::Begun => Self { done: true, ..none },
+            Traced::NotHere { known } => Self { known: known.map(|epoch| epoch.0), ..none },
+            Traced::Full => Self { full: true, ..none },
+        }
+    }
+}
+
+impl From<TraceAnswer> for Traced {
+    fn from(answer: TraceAnswer) -> Self {
+        match answer {
+            TraceAnswer { done: true, .. } => Self::Begun,
+            TraceAnswer { full: true, .. } => Self::Full,
+            TraceAnswer { known, .. } => Self::NotHere { known: known.map(Epoch) },
+        }
+    }
+}
+
 fn malformed(error: IdError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -183,7 +247,11 @@ mod tests {
         };
         let rest = r#"tenant:"t",device:"d",command:"c",version:3,state:"failed",detail:"{}""#;
         assert_eq!(by_proto("Ending", &ending), format!("{life},{rest}"));
-        assert_eq!(by_proto("SweepCall", &SweepCall { to }), life);
+        assert_eq!(by_proto("SweepCall", &SweepCall { to: to.clone() }), life);
+        let trace = TraceCall { to, tenant: "t".into(), device: "d".into(), epoch: 7, for_s: 60 };
+        assert_eq!(by_proto("TraceCall", &trace), format!(r#"{life},tenant:"t",device:"d",epoch:7,for_s:60"#));
+        let answer = TraceAnswer { done: true, known: Some(0), full: true };
+        assert_eq!(by_proto("TraceAnswer", &answer), "done:true,known:0,full:true");
         assert_eq!(by_proto("Done", &Done {}), "");
     }
 
@@ -193,6 +261,6 @@ mod tests {
         let pool = DescriptorPool::from_file_descriptor_set(files).unwrap();
         let service = pool.get_service_by_name("tidegate.peer.v1.Peer").unwrap();
         let paths: Vec<_> = service.methods().map(|m| format!("/{}/{}", service.full_name(), m.name())).collect();
-        assert_eq!(paths, [RING, EVICT, ENDED, SWEEP]);
+        assert_eq!(paths, [RING, EVICT, ENDED, SWEEP, TRACE]);
     }
 }

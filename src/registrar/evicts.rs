@@ -1,12 +1,13 @@
 //! Devices that were taken over from other nodes which have not been told yet.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
+use crate::sync::lock;
 
 /// Most that are kept; of one more its node is asked to sweep instead.
 pub const KEPT: usize = 10_000;
@@ -118,8 +119,7 @@ impl Evicts {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

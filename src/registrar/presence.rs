@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot};
 
 use crate::id::{Boot, DeviceKey, Epoch, NodeName, SessionId};
+use crate::sync::lock;
 
 /// Devices whose state may wait; of one more the oldest is given up. About 250 bytes each.
 pub const WAITING: usize = 100_000;
@@ -145,8 +146,7 @@ impl Book {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that runs under this lock can panic half-way, so a poisoned one is as good as any.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The topic in memory, for `tidegate dev` and for tests: what is written is applied at once by every node of the process.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{MAX_REVOCATIONS, TOPIC};
 use crate::eventlog::{Entry, Ledger, LogFuture, WriteError};
+use crate::sync::lock;
 
 /// A node that follows: takes key and value of each record in their order.
 pub type Follower = Arc<dyn Fn(Option<&[u8]>, Option<&[u8]>) + Send + Sync>;
@@ -28,7 +29,7 @@ impl MemoryTopic {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn put(&self, entry: &Entry<'_>) -> Result<(), WriteError> {

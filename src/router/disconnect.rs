@@ -33,6 +33,7 @@ impl Router {
         }
         // What is newer than the connection that is meant, and older than any that comes after it.
         let above = Epoch(row.epoch.0 + 1);
+        self.meet();
         let evicted = self.parts.peers.evict(&row.owner, device, above).await?;
         Ok(!matches!(evicted, Evicted::Absent))
     }

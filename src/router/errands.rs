@@ -3,16 +3,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
+use crate::limits::fixed::ERRANDS;
 use crate::ownership::NodeLife;
-
-/// Errands to one peer at once. Each ends within a few seconds; about 2 KiB each.
-const TO_ONE: usize = 1_024;
-/// Errands to nobody else: rows that are looked up.
-const HERE: usize = 1_024;
+use crate::sync::lock;
 
 /// Starts errands.
 pub(super) struct Errands {
@@ -22,7 +19,7 @@ pub(super) struct Errands {
 
 impl Default for Errands {
     fn default() -> Self {
-        Self { to: Mutex::default(), here: Arc::new(Semaphore::new(HERE)) }
+        Self { to: Mutex::default(), here: Arc::new(Semaphore::new(ERRANDS)) }
     }
 }
 
@@ -31,7 +28,7 @@ impl Errands {
     pub(super) fn to(&self, peer: &NodeLife, errand: impl Future<Output = ()> + Send + 'static) -> bool {
         let places = {
             let mut to = lock(&self.to);
-            Arc::clone(to.entry(peer.clone()).or_insert_with(|| Arc::new(Semaphore::new(TO_ONE))))
+            Arc::clone(to.entry(peer.clone()).or_insert_with(|| Arc::new(Semaphore::new(ERRANDS))))
         };
         start(places, errand)
     }
@@ -56,11 +53,6 @@ fn start(places: Arc<Semaphore>, errand: impl Future<Output = ()> + Send + 'stat
     true
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -71,7 +63,7 @@ mod tests {
     async fn a_silent_peer_takes_only_its_own_places() {
         let errands = Errands::default();
         let [silent, other] = ["a", "b"].map(|name| NodeLife::begin(NodeName::new(name).unwrap()));
-        for _ in 0..TO_ONE {
+        for _ in 0..ERRANDS {
             assert!(errands.to(&silent, std::future::pending()));
         }
         assert!(!errands.to(&silent, std::future::pending()));

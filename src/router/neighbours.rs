@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Router, lock};
+use super::Router;
 use crate::id::{DeviceKey, Epoch};
 use crate::mailbox::{Letter, Mailbox};
 use crate::ownership::{NodeLife, View};
 use crate::peer::{Evicted, Peer, PeerError};
 use crate::protocol::close::CloseReason;
+use crate::sync::lock;
 use crate::telemetry::metrics::ProbePath;
 
 /// What was not answered is told again after this.

@@ -1,32 +1,47 @@
 //! What changed, to whoever waits for it and to the event log.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::Router;
 use crate::commands::{Command, CommandEvent, Reason, State};
 use crate::eventlog::{EventLog, Kind, Record, SharedLog, Topic};
 use crate::id::{Boot, CommandId, Epoch};
-use crate::keeper::publish::settled;
+use crate::limits::fixed::{EVENT_BYTES, EVENTS};
 use crate::mailbox::{Mailbox, Settled, WINDOW};
 use crate::ownership::NodeLife;
 use crate::receipts::{Receipts, Seat};
+use crate::sync::lock;
 use crate::telemetry::metrics::{CommandOutcome, CommandRoute};
 
 /// When it is tried again what found no room.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Changes taken at once.
 const NEWS: usize = 256;
-/// Events that may wait for the log, and the bytes of their values. With the log away those of ends come again by the due
-/// sweep, and the others are lost.
-const WAITING: usize = 16_384;
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Who wait at once until everything is published.
+const ASKERS: usize = 4;
 /// Ends whose storing is being noted.
 const SETTLING: usize = 256;
+
+/// Who waits until everything is published, on the way to the one task that knows.
+pub(super) struct Flushes {
+    ask: mpsc::Sender<oneshot::Sender<()>>,
+    /// Until that task takes it.
+    asked: Mutex<Option<mpsc::Receiver<oneshot::Sender<()>>>>,
+}
+
+impl Default for Flushes {
+    fn default() -> Self {
+        let (ask, asked) = mpsc::channel(ASKERS);
+        Self { ask, asked: Mutex::new(Some(asked)) }
+    }
+}
 
 /// An event on its way.
 struct Outgoing {
@@ -110,7 +125,7 @@ impl Desk {
         if self.known.contains(&outgoing.name()) {
             return;
         }
-        if self.waiting.len() >= WAITING || self.bytes + bytes > WAITING_BYTES {
+        if self.waiting.len() >= EVENTS || self.bytes + bytes > EVENT_BYTES {
             self.dropped += 1;
             // The first, and then one line for every thousand.
             if self.dropped % 1_000 == 1 {
@@ -173,8 +188,19 @@ impl Desk {
 }
 
 impl Router {
-    /// Takes what changed, for as long as the node lives: tells it, and publishes it, at most [`WINDOW`] at a time.
+    /// Waits until every answer that came is told, and every change up to then published and noted as such, or until
+    /// `end`; whether it was. To be called when no more come.
+    pub async fn flush(&self, end: Instant) -> bool {
+        let (asker, answer) = oneshot::channel();
+        let flushed = async { self.flushes.ask.send(asker).await.is_ok() && answer.await.is_ok() };
+        timeout_at(end, flushed).await.unwrap_or(false)
+    }
+
+    /// Takes what changed, for as long as the node lives: tells it, and publishes it, at most [`WINDOW`] at a time. One
+    /// task of a router does.
     pub(super) async fn publish_events(self: Arc<Self>, log: SharedLog, receipts: Arc<Receipts>) {
+        let Some(mut asked) = lock(&self.flushes.asked).take() else { return };
+        let mut askers: Vec<oneshot::Sender<()>> = Vec::new();
         let mailbox = Arc::new(Mailbox::default());
         let seat = receipts.clerk(Arc::clone(&mailbox));
         let boot = Boot::from(mailbox.session());
@@ -183,6 +209,12 @@ impl Router {
         loop {
             let busy = settling.len() >= SETTLING;
             let blocked = !busy && !desk.append_some(&*log, &seat, &boot);
+            if desk.known.is_empty() && !askers.is_empty() && self.parts.courier.is_at_rest() {
+                for asker in askers.drain(..) {
+                    // Who does not listen any more has given up.
+                    let _ = asker.send(());
+                }
+            }
             tokio::select! {
                 news = self.parts.courier.news(NEWS) => {
                     let me = self.parts.registrar.life();
@@ -191,13 +223,14 @@ impl Router {
                         desk.take(Outgoing::of(&command, &me));
                     }
                 }
-                settled = settled(&mailbox) => {
+                settled = mailbox.settled() => {
                     settling.extend(desk.settle(settled).into_iter().map(|end| self.settle_end(end)));
                 }
                 Some(name) = settling.next(), if !settling.is_empty() => {
                     desk.known.remove(&name);
                 }
-                () = tokio::time::sleep(AGAIN_AFTER), if blocked => {}
+                Some(asker) = asked.recv(), if askers.len() < ASKERS => askers.push(asker),
+                () = tokio::time::sleep(AGAIN_AFTER), if blocked || !askers.is_empty() => {}
             }
         }
     }

@@ -9,16 +9,18 @@ use std::time::Duration;
 use fixture::{Net, device, submission};
 use tokio::time::Instant;
 
-use super::{RING_AGAIN, WAITERS};
-use crate::commands::{Answer, Answered, CommandError, Commands, RING_MS, SHARDS, State, shard_of};
+use super::{RING_AGAIN, TraceError};
+use crate::commands::{Answer, Answered, CommandError, Commands, RING_MS, SHARDS, State, Submission, shard_of};
 use crate::eventlog::Topic;
 use crate::id::{CommandId, Epoch};
-use crate::mailbox::{Letter, Standing};
+use crate::limits::fixed::WAITERS;
+use crate::mailbox::{Letter, Order, Standing};
 use crate::ownership::{LEASE_MS, NodeState};
 use crate::peer::memory::Faults;
 use crate::peer::{Evicted, PeerHandler};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::CommandStatus;
+use crate::protocol::{Encoding, write_message};
 use crate::registrar::evicts::Evict;
 use crate::telemetry::metrics::{CommandOutcome, CommandRoute, ProbePath};
 
@@ -302,6 +304,88 @@ async fn no_more_than_so_many_wait() {
     drop(all);
     let command = router.wait(&device("d"), id, Instant::now() + Duration::from_millis(10)).await.unwrap();
     assert_eq!(command.life.state, State::Queued, "in time it tells how far it is");
+}
+
+#[tokio::test]
+async fn a_flush_waits_until_every_event_is_stored() {
+    let net = Net::of(1).await;
+    let node = &net.nodes[0];
+    assert!(node.router.flush(soon()).await, "there is nothing");
+    node.log.hold();
+    let held = net.connects(0, "d").await;
+    let command = node.router.submit(submission("k")).await.unwrap().command;
+    node.courier.tell(net.sends(&command, held.epoch()).await);
+    node.courier.tell(net.answers(&command).await);
+    assert!(!node.router.flush(Instant::now() + Duration::from_millis(50)).await, "the log stores nothing");
+    assert_eq!(node.events(), [""; 0]);
+    node.log.release();
+    assert!(node.router.flush(soon()).await);
+    assert_eq!(node.events(), [1, 2, 3].map(|version| format!("{}:{version}", command.id)));
+}
+
+#[tokio::test]
+async fn a_trace_begins_on_the_node_that_has_the_device_whichever_is_asked() {
+    let net = Net::of(2).await;
+    let (a, b) = (&net.nodes[0], &net.nodes[1]);
+    let held = net.connects(1, "d").await;
+    assert_eq!(a.router.trace(&device("d"), 60).await.unwrap(), b.life().node);
+    assert!(held.is_traced());
+    assert_eq!(b.heard(), [format!("trace t/d {} 60", held.epoch())]);
+    let here = net.connects(0, "e").await;
+    assert_eq!(a.router.trace(&device("e"), 60).await.unwrap(), a.life().node);
+    assert!(here.is_traced() && a.heard().is_empty(), "nobody is asked for a device that is here");
+    assert!(matches!(a.router.trace(&device("nobody"), 60).await, Err(TraceError::NotConnected)));
+}
+
+#[tokio::test]
+async fn a_trace_of_a_device_that_moved_meanwhile_follows_it_once() {
+    let net = Net::of(3).await;
+    let first = net.connects(1, "d").await;
+    net.leaves(1, &first);
+    let (router, asked) = (Arc::clone(&net.nodes[0].router), device("d"));
+    let tracing = tokio::spawn(async move { router.trace(&asked, 60).await });
+    until("the node it left is asked", || net.nodes[1].heard().len() == 1).await;
+    let second = net.connects(2, "d").await;
+    assert_eq!(tracing.await.unwrap().unwrap(), net.nodes[2].life().node);
+    assert!(second.is_traced());
+}
+
+#[tokio::test]
+async fn what_a_device_cannot_take_is_refused_by_every_node_and_what_was_taken_is_not() {
+    let net = Net::of(2).await;
+    let (a, b) = (&net.nodes[0], &net.nodes[1]);
+    let params = format!("\"{}\"", "x".repeat(500));
+    let large = |key| Submission { params: params.as_bytes(), ..submission(key) };
+    let before = a.router.submit(large("before")).await.unwrap().command;
+    let held = net.connects_small(1, "d", 600).await;
+    for router in [&a.router, &b.router] {
+        assert_eq!(router.submit(large("k")).await, Err(CommandError::TooLarge(600)));
+        assert_eq!(router.submit_now(large("now")).await, Err(CommandError::TooLarge(600)));
+        assert!(router.submit(submission("small")).await.is_ok());
+        let again = router.submit(large("before")).await.unwrap();
+        assert_eq!((again.command.id, again.new), (before.id, false));
+    }
+    net.leaves(1, &held);
+    net.releases(1, "d", held.epoch()).await;
+    assert!(a.router.submit(large("k")).await.is_ok(), "nobody knows what it can take when it comes back");
+}
+
+/// The API says beforehand what the courier would find.
+#[test]
+fn a_submission_knows_the_size_of_its_message() {
+    let asked = submission("k");
+    let order = Order {
+        id: asked.id(),
+        name: asked.name.to_owned(),
+        params: String::from_utf8(asked.params.to_vec()).unwrap(),
+        expires_at_ms: 1_748_522_701_234,
+        attempt: 1,
+        again: false,
+        asked: Instant::now(),
+    };
+    let mut json = Vec::new();
+    order.message(|message| write_message(Encoding::Json, message, &mut json));
+    assert_eq!(json.len(), asked.message_bytes(), "{}", String::from_utf8_lossy(&json));
 }
 
 /// Its lease ended and its rows were not settled yet when it came back: no claim tells it of what waits.

@@ -1,16 +1,14 @@
 //! Who waits for which command on this node.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
 use crate::commands::Command;
 use crate::id::CommandId;
-
-/// Most that wait at once on one node; one more is told to come again. About 300 bytes each, and one look at the
-/// command a second.
-pub const WAITERS: usize = 10_000;
+use crate::limits::fixed::WAITERS;
+use crate::sync::lock;
 
 /// What was said of a command.
 #[derive(Debug, PartialEq)]
@@ -124,11 +122,6 @@ impl Waiters {
     pub(super) fn len(&self) -> usize {
         lock(&self.0).count
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::linger;
 
-pub use reload::{CertReloader, Reload};
+pub use reload::{CertReloader, Reload, Watched, watch};
 pub use settings::{TlsFiles, TlsFilesError};
 
 /// A record's type, version and length.

@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use super::deflate::{self, Negotiated};
 use crate::id::Boot;
 use crate::limits::Limits;
+use crate::limits::fixed::LEAST_MAX_BYTES;
 use crate::protocol::Encoding;
 
 /// What goes before a token that comes as a subprotocol.
@@ -253,7 +254,7 @@ fn query(query: &str, limits: &Limits, query_token: bool, wish: &mut Wish) -> Re
             }
             "max_bytes" => {
                 let asked: usize = value.parse().map_err(|_| bad("max_bytes must be a number of bytes"))?;
-                if asked < 512 {
+                if asked < LEAST_MAX_BYTES {
                     return Err(bad("max_bytes must be at least 512: the welcome has to fit"));
                 }
                 wish.max_bytes = Some(asked);

@@ -2,7 +2,7 @@
 //! silent.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::{RedisConfig, Seed};
 use super::{ANSWER_WITHIN, StoreError, Value};
+use crate::sync::lock;
 
 /// For TCP, TLS and the first commands; callers do not wait that long, the connection is made all the same.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -350,11 +351,6 @@ fn refused(error: &RedisError) -> StoreError {
         code: error.code().unwrap_or("ERR").to_owned(),
         text: error.detail().unwrap_or_default().to_owned(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

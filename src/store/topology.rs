@@ -1,7 +1,7 @@
 //! Which servers there are and which slot is whose: found at the start, and again when an answer shows that it changed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Cmd, cmd};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::config::{Mode, RedisConfig, Seed};
 use super::link::{Address, Credentials, Dialer, Failed, Link};
 use super::{StoreError, Value};
+use crate::sync::lock;
 
 /// Slots of a Redis Cluster.
 const SLOTS: u16 = 16_384;
@@ -242,7 +243,7 @@ impl Finder {
     }
 
     fn link(&self, address: &Address, lane: Lane) -> Arc<Link> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.links);
         let credentials = if lane == Lane::Url { Credentials::Url } else { Credentials::Data };
         let new = || Link::new(address.clone(), credentials, Arc::clone(&self.dialer));
         Arc::clone(links.entry((address.clone(), lane)).or_insert_with(new))
@@ -250,7 +251,7 @@ impl Finder {
 
     /// Lets go of links to servers that are neither seeds nor in use.
     fn forget_all_but(&self, map: &Map) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.links);
         links.retain(|(address, _), _| {
             self.seeds.contains(address) || map.servers.iter().any(|server| server.link.address == *address)
         });

@@ -10,6 +10,7 @@ use tidegate::ownership::Ownership as _;
 use tidegate::protocol::message::CommandStatus;
 use tidegate::socket::client::Client;
 
+use super::devices::small;
 use super::rig::Rig;
 
 const PATH: &str = "/v1/devices/door-1/commands";
@@ -216,4 +217,11 @@ async fn what_a_device_cannot_take_is_not_accepted_for_it() {
     let refused = rig.ask(&app, "POST", PATH, Some(command(600))).await;
     assert_eq!((refused.status, refused.detail().contains("600 bytes")), (413, true));
     assert_eq!(rig.ask(&app, "POST", PATH, Some(command(400))).await.status, 202);
+    // Whichever node has it, and whoever else is meant.
+    small(&rig, "acme", "d-9", Some(600)).await;
+    let there = rig.ask(&app, "POST", "/v1/devices/d-9/commands", Some(command(600))).await;
+    assert_eq!((there.status, there.detail().contains("600 bytes")), (413, true));
+    let both = json!({ "devices": ["d-8", "d-9"], "name": "open", "params": "x".repeat(600), "ttl_s": 60 });
+    let outcomes = rig.ask(&app, "POST", "/v1/commands", Some(both)).await.json()["outcomes"].clone();
+    assert_eq!((&outcomes[0]["status"], &outcomes[1]["status"]), (&json!(202), &json!(413)));
 }

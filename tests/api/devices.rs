@@ -13,7 +13,12 @@ use tidegate::socket::client::ClientError;
 use super::rig::Rig;
 
 /// A device that the other node has.
-async fn elsewhere(rig: &Rig, tenant: &str, device: &str) -> u64 {
+pub(crate) async fn elsewhere(rig: &Rig, tenant: &str, device: &str) -> u64 {
+    small(rig, tenant, device, None).await
+}
+
+/// One that can take messages of so many bytes at most.
+pub(crate) async fn small(rig: &Rig, tenant: &str, device: &str, max_bytes: Option<usize>) -> u64 {
     let (key, boot) = (DeviceKey::new(tenant, device).unwrap(), Boot::new("b").unwrap());
     let claim = Claim {
         life: &rig.other_life,
@@ -21,6 +26,7 @@ async fn elsewhere(rig: &Rig, tenant: &str, device: &str) -> u64 {
         connection: SessionId::draw(),
         boot: &boot,
         boot_given: true,
+        max_bytes,
         floor: Epoch(0),
         insist: false,
     };
@@ -78,6 +84,25 @@ async fn a_device_is_shown_while_it_is_connected_and_after() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_blocked_is_shown_as_such_also_while_it_is_online() {
+    let rig = Rig::start().await;
+    let app = rig.app("acme");
+    let _device = rig.device("acme", "d-1").await;
+    let shown = async || {
+        let one = rig.ask(&app, "GET", "/v1/devices/d-1", None).await.json();
+        let all = rig.ask(&app, "GET", "/v1/devices", None).await.json()["devices"][0].clone();
+        assert_eq!((one["online"].as_bool(), all["online"].as_bool()), (Some(true), Some(true)));
+        (one["blocked"].as_bool(), all["blocked"].as_bool())
+    };
+    assert_eq!(shown().await, (Some(false), Some(false)));
+    let key = DeviceKey::new("acme", "d-1").unwrap();
+    let (name, value) = record(&Revocation::Device { key, blocked: true });
+    // The table alone, so that its connection stays.
+    rig.node.revocations.apply(Some(name.as_bytes()), value.as_deref().map(str::as_bytes)).unwrap();
+    assert_eq!(shown().await, (Some(true), Some(true)));
+}
+
+#[tokio::test]
 async fn a_device_is_disconnected_here_and_on_another_node() {
     let rig = Rig::start().await;
     let app = rig.app("acme");
@@ -113,10 +138,21 @@ async fn a_trace_ends_after_a_quarter_of_an_hour_at_most() {
     assert!(!mailbox.is_traced(), "it was over when the next message came");
     assert_eq!(rig.ask(&app, "PUT", path, Some(json!({ "for_s": 901 }))).await.status, 400);
     assert_eq!(rig.ask(&app, "PUT", "/v1/devices/d-2/trace", None).await.status, 404);
-    elsewhere(&rig, "acme", "d-3").await;
-    let there = rig.ask(&app, "PUT", "/v1/devices/d-3/trace", None).await;
-    assert_eq!(there.status, 409);
-    assert!(there.detail().contains("gw-b"));
+}
+
+#[tokio::test]
+async fn a_trace_is_begun_on_the_node_that_has_the_device() {
+    let rig = Rig::start().await;
+    let app = rig.app("acme");
+    let (epoch, path) = (elsewhere(&rig, "acme", "d-3").await, "/v1/devices/d-3/trace");
+    let there = rig.ask(&app, "PUT", path, None).await;
+    assert_eq!((there.status, there.json()["node"].as_str()), (200, Some("gw-b")));
+    assert_eq!(*rig.other.0.lock().unwrap(), [("acme/d-3".to_owned(), epoch)]);
+    let full = rig.ask(&app, "PUT", path, Some(json!({ "for_s": 1 }))).await;
+    assert_eq!((full.status, full.headers["retry-after"].to_str().unwrap()), (429, "60"));
+    let narrow = rig.token_for("c", "acme", &["admin"], &["x-*"]);
+    assert_eq!(rig.ask(&narrow, "PUT", path, None).await.status, 404);
+    assert_eq!(rig.other.0.lock().unwrap().len(), 2, "whoever does not reach it asks nobody");
 }
 
 /// A record's key and value.

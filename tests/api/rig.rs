@@ -23,7 +23,7 @@ use tidegate::limits::Limits;
 use tidegate::ownership::memory::MemoryOwnership;
 use tidegate::ownership::{NodeLife, NodeState, Ownership as _, Profile};
 use tidegate::peer::memory::MemoryNetwork;
-use tidegate::peer::{Ending, Evicted, Peer, PeerHandler, PeerLink as _, PeerTimes, Rung};
+use tidegate::peer::{Ending, Evicted, Peer, PeerHandler, PeerLink as _, PeerTimes, Rung, Traced};
 use tidegate::receipts::{Batch, Receipts};
 use tidegate::registrar::Registrar;
 use tidegate::router::{Parts, Router};
@@ -75,6 +75,11 @@ impl PeerHandler for Other {
     fn ended(&self, _: Ending) {}
 
     fn sweep(&self) {}
+
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
+        self.0.lock().unwrap().push((device.to_string(), epoch.0));
+        if for_s == 1 { Traced::Full } else { Traced::Begun }
+    }
 }
 
 pub struct Rig {
@@ -142,6 +147,7 @@ impl Rig {
             roster: Arc::clone(&node.roster),
             registrar: Arc::clone(&registrar),
             peers: Arc::new(link),
+            traces: Arc::clone(&node.traces),
             metrics: metrics.clone(),
         };
         let router = Router::new(parts);

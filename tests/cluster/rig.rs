@@ -59,7 +59,7 @@ impl Rig {
         // Each node has a certificate of an authority of its own; behind one name all of them may answer.
         let authorities = cluster.nodes.iter().map(|node| fs::read_to_string(node.ca_file()).unwrap());
         fs::write(dir.path().join("ca.pem"), authorities.collect::<String>()).unwrap();
-        let app = cluster.token("console", TENANT, &["commands:write", "telemetry:read"]);
+        let app = cluster.token("console", TENANT, &["commands:write", "telemetry:read", "admin"]);
         Self { cluster, haproxy, dir, app, calls: AtomicUsize::new(0) }
     }
 
@@ -120,6 +120,13 @@ impl Rig {
         let mut curl = self.curl();
         curl.args(["-X", "DELETE"]);
         self.call(curl, &format!("{}/v1/devices/{device}/commands/{id}", self.base(None)))
+    }
+
+    /// Has a node see to it that a device is traced for a minute.
+    pub fn trace(&self, node: usize, device: &str) -> Answer {
+        let mut curl = self.curl();
+        curl.args(["-X", "PUT", "-H", "Content-Type: application/json", "-d", r#"{"for_s":60}"#]);
+        self.call(curl, &format!("{}/v1/devices/{device}/trace", self.base(Some(node))))
     }
 
     /// Waits until a command is in a state.

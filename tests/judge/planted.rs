@@ -14,6 +14,8 @@ use tidegate::ownership::{
     Reasserted, Renewed, Row, Stretch, View,
 };
 
+use super::pass_on::pass_on;
+
 /// What is done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
@@ -41,17 +43,7 @@ pub struct PlantedOwnership<O> {
 }
 
 impl<O: Ownership> Ownership for PlantedOwnership<O> {
-    fn renew<'a>(&'a self, me: &'a Profile, highest: Epoch) -> OwnershipFuture<'a, Renewed> {
-        self.inner.renew(me, highest)
-    }
-
-    fn view(&self) -> OwnershipFuture<'_, View> {
-        self.inner.view()
-    }
-
-    fn claim<'a>(&'a self, claim: &'a Claim<'a>) -> OwnershipFuture<'a, Claimed> {
-        self.inner.claim(claim)
-    }
+    pass_on!(inner: renew view claim row past list reassert inspect primary_of bury settle);
 
     fn release<'a>(
         &'a self,
@@ -72,38 +64,6 @@ impl<O: Ownership> Ownership for PlantedOwnership<O> {
             }
             _ => self.inner.release(life, device, fence, last),
         }
-    }
-
-    fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
-        self.inner.row(device)
-    }
-
-    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
-        self.inner.past(device)
-    }
-
-    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
-        self.inner.list(life, stretch)
-    }
-
-    fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {
-        self.inner.reassert(life, held)
-    }
-
-    fn inspect<'a>(&'a self, life: &'a NodeLife, sample: &'a [Held]) -> OwnershipFuture<'a, Vec<Inspection>> {
-        self.inner.inspect(life, sample)
-    }
-
-    fn primary_of(&self, device: &DeviceKey) -> String {
-        self.inner.primary_of(device)
-    }
-
-    fn bury<'a>(&'a self, dead: &'a NodeLife, done: bool) -> OwnershipFuture<'a, bool> {
-        self.inner.bury(dead, done)
-    }
-
-    fn settle<'a>(&'a self, dead: &'a NodeLife, after: Option<&'a DeviceKey>, limit: u32) -> OwnershipFuture<'a, Page> {
-        self.inner.settle(dead, after, limit)
     }
 }
 
@@ -187,6 +147,7 @@ pub fn status(error: &CommandError) -> u16 {
         CommandError::NotFound => 404,
         CommandError::Conflict | CommandError::NotConnected | CommandError::Expired | CommandError::TooLate(_) => 409,
         CommandError::QueueFull => 429,
+        CommandError::TooLarge(_) => 413,
         CommandError::Unavailable(_) => 503,
     }
 }

@@ -177,6 +177,7 @@ impl World {
             connection: session,
             boot: &boot,
             boot_given: true,
+            max_bytes: None,
             floor: self.highest,
             insist: false,
         };
@@ -469,8 +470,13 @@ impl World {
         for at in 0..self.sockets.len() {
             let socket = &self.sockets[at];
             let (device, life, session, epoch) = (socket.device, socket.life.clone(), socket.session, socket.epoch);
-            let held =
-                Held { device: self.devices[device].clone(), epoch, connection: session, boot: socket.boot.clone() };
+            let held = Held {
+                device: self.devices[device].clone(),
+                epoch,
+                connection: session,
+                boot: socket.boot.clone(),
+                max_bytes: None,
+            };
             match now(self.ownership.reassert(&life, &held)).unwrap() {
                 Reasserted::Written { .. } => self.wrote(device, &life, epoch, session),
                 Reasserted::Newer(_) => self.sockets[at].ends_us = Some(self.now_us()),

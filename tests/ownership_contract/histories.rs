@@ -211,7 +211,7 @@ impl<'a, T: Twin> World<'a, T> {
             self.nodes[node].lost.push((device, connection));
             return Ok(false);
         }
-        let held = Held { device: self.devices[device].key.clone(), epoch, connection, boot };
+        let held = Held { device: self.devices[device].key.clone(), epoch, connection, boot, max_bytes: None };
         self.nodes[node].sockets.push(Socket { device, held });
         self.devices[device].current = Some(connection);
         self.tell(format!("d-{device} is at gw-{node} with {epoch}"));
@@ -236,6 +236,7 @@ impl<'a, T: Twin> World<'a, T> {
             connection,
             boot,
             boot_given: true,
+            max_bytes: None,
             floor: floor.unwrap_or(Epoch(0)),
             insist: false,
         };

@@ -29,6 +29,8 @@ pub(crate) async fn run(twin: &impl Twin) {
     twin.flush().await;
     what_was_lost_is_written_again(twin).await;
     twin.flush().await;
+    a_row_says_what_its_connection_can_take(twin).await;
+    twin.flush().await;
     takeovers_are_limited(twin).await;
     twin.flush().await;
     epochs_grow_past_a_flush(twin).await;
@@ -266,6 +268,26 @@ async fn what_was_lost_is_written_again(twin: &impl Twin) {
         assert_eq!(directory.row(&device.key).await.unwrap(), None);
     }
     assert!(device.claim(twin, &b).await.unwrap().epoch > newer.epoch);
+}
+
+async fn a_row_says_what_its_connection_can_take(twin: &impl Twin) {
+    let (a, device) = (twin.life("gw-a"), Device::new("d"));
+    let directory = twin.ownership();
+    let of_row = async || directory.row(&device.key).await.unwrap().unwrap().max_bytes;
+    let small = held(&device, &device.claim(twin, &a).await.unwrap());
+    assert_eq!((small.max_bytes, of_row().await), (Some(600), Some(600)));
+    let any = tidegate::ownership::Claim { max_bytes: None, ..device.asks(&a) };
+    let claimed = directory.claim(&any).await.unwrap();
+    assert_eq!((claimed.previous.unwrap().max_bytes, of_row().await), (Some(600), None));
+    let of_any = tidegate::ownership::Held { epoch: claimed.epoch, max_bytes: None, ..small.clone() };
+    for (held, expected) in [(&small, Some(600)), (&of_any, None)] {
+        // The first finds no row, the second the first one's.
+        if expected.is_some() {
+            twin.flush().await;
+        }
+        assert!(matches!(directory.reassert(&a, held).await.unwrap(), Reasserted::Written { .. }));
+        assert_eq!(of_row().await, expected);
+    }
 }
 
 async fn takeovers_are_limited(twin: &impl Twin) {

@@ -15,6 +15,8 @@ use tidegate::ownership::{
 use tidegate::store::{Primary, RedisConfig, Store, keys};
 use tidegate::telemetry::metrics::Metrics;
 
+use super::pass_on::pass_on;
+
 /// A directory, and what a test does to it.
 #[allow(async_fn_in_trait, reason = "never used as an object")]
 pub(crate) trait Twin {
@@ -65,7 +67,7 @@ impl Device {
 
     pub(crate) fn asks<'a>(&'a self, life: &'a NodeLife) -> Claim<'a> {
         let (device, connection, boot) = (&self.key, self.connection, &self.boot);
-        Claim { life, device, connection, boot, boot_given: true, floor: Epoch(0), insist: false }
+        Claim { life, device, connection, boot, boot_given: true, max_bytes: Some(600), floor: Epoch(0), insist: false }
     }
 
     pub(crate) async fn claim(&self, twin: &impl Twin, life: &NodeLife) -> Result<Claimed, OwnershipError> {
@@ -76,7 +78,7 @@ impl Device {
 /// What a node holds after a claim.
 pub(crate) fn held(device: &Device, claimed: &Claimed) -> Held {
     let (connection, boot) = (device.connection, device.boot.clone());
-    Held { device: device.key.clone(), epoch: claimed.epoch, connection, boot }
+    Held { device: device.key.clone(), epoch: claimed.epoch, connection, boot, max_bytes: Some(600) }
 }
 
 pub(crate) struct MemoryTwin {
@@ -260,6 +262,8 @@ struct Spoilt {
 }
 
 impl Ownership for Spoilt {
+    pass_on!(inner: view row past list reassert inspect primary_of bury settle);
+
     fn renew<'a>(&'a self, me: &'a Profile, highest: Epoch) -> OwnershipFuture<'a, Renewed> {
         Box::pin(async move {
             match self.inner.renew(me, highest).await {
@@ -272,10 +276,6 @@ impl Ownership for Spoilt {
                 other => other,
             }
         })
-    }
-
-    fn view(&self) -> OwnershipFuture<'_, View> {
-        self.inner.view()
     }
 
     fn claim<'a>(&'a self, claim: &'a Claim<'a>) -> OwnershipFuture<'a, Claimed> {
@@ -303,37 +303,5 @@ impl Ownership for Spoilt {
                 None => self.inner.release(life, device, fence, last).await,
             }
         })
-    }
-
-    fn row<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Row>> {
-        self.inner.row(device)
-    }
-
-    fn past<'a>(&'a self, device: &'a DeviceKey) -> OwnershipFuture<'a, Option<Past>> {
-        self.inner.past(device)
-    }
-
-    fn list<'a>(&'a self, life: &'a NodeLife, stretch: Stretch<'a>) -> OwnershipFuture<'a, Listed> {
-        self.inner.list(life, stretch)
-    }
-
-    fn reassert<'a>(&'a self, life: &'a NodeLife, held: &'a Held) -> OwnershipFuture<'a, Reasserted> {
-        self.inner.reassert(life, held)
-    }
-
-    fn inspect<'a>(&'a self, life: &'a NodeLife, sample: &'a [Held]) -> OwnershipFuture<'a, Vec<Inspection>> {
-        self.inner.inspect(life, sample)
-    }
-
-    fn primary_of(&self, device: &DeviceKey) -> String {
-        self.inner.primary_of(device)
-    }
-
-    fn bury<'a>(&'a self, dead: &'a NodeLife, done: bool) -> OwnershipFuture<'a, bool> {
-        self.inner.bury(dead, done)
-    }
-
-    fn settle<'a>(&'a self, dead: &'a NodeLife, after: Option<&'a DeviceKey>, limit: u32) -> OwnershipFuture<'a, Page> {
-        self.inner.settle(dead, after, limit)
     }
 }

@@ -12,7 +12,7 @@ use tidegate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
 use tidegate::ownership::NodeLife;
 use tidegate::peer::memory::MemoryNetwork;
 use tidegate::peer::{
-    Ending, Evicted, GrpcPeers, Peer, PeerConfig, PeerHandler, PeerLink, PeerServer, PeerTimes, PeerTls, Rung,
+    Ending, Evicted, GrpcPeers, Peer, PeerConfig, PeerHandler, PeerLink, PeerServer, PeerTimes, PeerTls, Rung, Traced,
 };
 use tidegate::telemetry::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -111,6 +111,15 @@ impl PeerHandler for Recorder {
 
     fn sweep(&self) {
         self.heard.lock().unwrap().push("sweep".into());
+    }
+
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
+        self.heard.lock().unwrap().push(format!("trace {device} {epoch} {for_s}"));
+        match self.devices.lock().unwrap().get(device).copied() {
+            Some(known) if known == epoch && for_s == 0 => Traced::Full,
+            Some(known) if known == epoch => Traced::Begun,
+            known => Traced::NotHere { known },
+        }
     }
 }
 

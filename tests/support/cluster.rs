@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tidegate::auth::signing::{SigningKey, TokenRequest};
+use tidegate::auth::signing::SigningKey;
 
 use super::checker::{self, Verdict};
 use super::devices::{Place, Places};
@@ -14,6 +14,7 @@ use super::history::{Entry, Event, Fault, History, Micros, Recorder, Step, now_u
 use super::kafka::Broker;
 use super::monitor::Monitor;
 use super::redis::{Redis, Sentinels};
+use super::sign;
 
 /// How many nodes there are.
 pub const NODES: usize = 3;
@@ -84,17 +85,7 @@ impl Cluster {
     /// A token for an hour, made without a process of its own.
     pub fn token(&self, sub: &str, tenant: &str, scopes: &[&str]) -> String {
         let key = SigningKey::from_pem_file(&self.nodes[0].dir().join("signing-key.pem")).expect("the signing key");
-        let request = TokenRequest {
-            sub: sub.into(),
-            tenant: Some(tenant.into()),
-            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-            devices: Vec::new(),
-            ttl_s: 3_600,
-            issuer: "tidegate".into(),
-            audience: "tidegate".into(),
-        };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970");
-        key.sign_token(&request, now.as_secs()).expect("it signs")
+        sign(&key, sub, tenant, scopes)
     }
 
     /// The Redis that has the rows.

@@ -16,7 +16,9 @@ use super::fault::Fault;
 use super::{body, json, only, router};
 use crate::api::Gate;
 use crate::auth::Scope;
-use crate::commands::{Command, CommandError, MAX_ATTEMPTS, MAX_KEY_BYTES, MAX_TTL_MS, Submission, Submitted};
+use crate::commands::{
+    ATTEMPTS, Command, CommandError, MAX_ATTEMPTS, MAX_KEY_BYTES, MAX_TTL_MS, Submission, Submitted,
+};
 use crate::id::DeviceKey;
 use crate::router::Router;
 
@@ -24,14 +26,8 @@ use crate::router::Router;
 pub const MAX_DEVICES: usize = 1_000;
 /// Longest wait for a device's answer: below what load balancers wait for ours.
 const MAX_WAIT_S: u64 = 55;
-/// What a command that is for now or never lives.
-const NOW_MS: u64 = 5_000;
-/// Attempts of a command whose caller says nothing.
-const ATTEMPTS: u32 = 5;
 /// Commands of one request that are accepted at once.
 const AT_ONCE: usize = 16;
-/// What a command's message has beside its name and params, in bytes of JSON: the courier measures it exactly.
-const FRAME_BYTES: usize = 100;
 /// How much larger a body for many devices may be.
 const LARGE: usize = 4;
 const KEY: &str = "idempotency-key";
@@ -88,18 +84,6 @@ impl Order {
         Ok((order, wait_s.map(Duration::from_secs)))
     }
 
-    /// Refuses what the device has said it cannot take. It says so when it connects: known where it is connected here.
-    fn fits(&self, gate: &Gate, device: &DeviceKey) -> Result<(), Fault> {
-        let most = gate.node.roster.find(device).and_then(|(mailbox, _)| mailbox.max_bytes());
-        match most {
-            Some(most) if self.name.len() + self.params.len() + FRAME_BYTES > most => {
-                let detail = format!("the device takes messages of at most {most} bytes");
-                Err(Fault::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-            }
-            _ => Ok(()),
-        }
-    }
-
     async fn submit(
         &self,
         router: &Arc<Router>,
@@ -112,14 +96,13 @@ impl Order {
             key: &self.key,
             name: &self.name,
             params: self.params.as_bytes(),
-            ttl_ms: if self.ttl_ms == 0 { NOW_MS } else { self.ttl_ms },
+            ttl_ms: self.ttl_ms,
             since_ms: None,
             max_attempts: self.max_attempts,
             replace: self.replace,
             only_epoch: None,
             origin: None,
         };
-        submission.check()?;
         if self.ttl_ms == 0 { router.submit_now(submission).await } else { router.submit(submission).await }
     }
 }
@@ -141,7 +124,6 @@ pub(super) async fn create(
     }
     let (order, wait) = Order::read(&asked, &headers)?;
     drop(asked);
-    order.fits(&gate, &device)?;
     let until = wait.map(|wait| Instant::now() + wait);
     let submitted = order.submit(router, &device, caller.0.key().device()).await?;
     let new = submitted.new;

@@ -76,7 +76,7 @@ pub(super) async fn list(
         if let Some(last) = looked.checked_sub(1).and_then(|at| names.get(at)) {
             last.device().clone_into(&mut after);
         }
-        let rows = stream::iter(some).map(|key| connected(directory, key)).buffered(ROWS_AT_ONCE);
+        let rows = stream::iter(some).map(|key| connected(&gate, directory, key)).buffered(ROWS_AT_ONCE);
         let rows: Vec<_> = rows.try_collect().await?;
         devices.extend(rows.into_iter().flatten());
         if !more || devices.len() >= asked.limit {
@@ -105,11 +105,20 @@ async fn names(directory: &Directory, tenant: &str, after: &str, limit: usize) -
 }
 
 /// A device of a list, unless it is not connected after all.
-async fn connected(directory: &Directory, key: DeviceKey) -> Result<Option<Value>, Fault> {
+async fn connected(gate: &Gate, directory: &Directory, key: DeviceKey) -> Result<Option<Value>, Fault> {
     Ok(match directory.find(&key).await? {
-        Whereabouts::At(at) => Some(Value::Object(online(&key, &at.0))),
+        Whereabouts::At(at) => {
+            let mut fields = online(&key, &at.0);
+            fields.insert("blocked".into(), is_blocked(gate, &key).into());
+            Some(Value::Object(fields))
+        }
         Whereabouts::Offline => None,
     })
+}
+
+/// Whether it may connect no more. One that is blocked is online until its connection has ended.
+fn is_blocked(gate: &Gate, key: &DeviceKey) -> bool {
+    gate.node.revocations.denial(key, true, None).is_some()
 }
 
 fn online(key: &DeviceKey, row: &Row) -> Map<String, Value> {
@@ -145,6 +154,7 @@ pub(super) async fn show(State(gate): State<Arc<Gate>>, caller: Caller, named: N
             ("epoch".to_owned(), past.as_ref().map(|past| past.epoch.0).into()),
         ]),
     };
+    fields.insert("blocked".into(), is_blocked(&gate, &key).into());
     if let Some(last) = past.and_then(|past| past.last) {
         let (code, initiator) = last.end.unzip();
         let last = json!({ "code": code, "initiator": initiator, "at": last.at_ms });

@@ -54,6 +54,7 @@ impl From<CommandError> for Fault {
                 (StatusCode::CONFLICT, None)
             }
             CommandError::QueueFull => (StatusCode::TOO_MANY_REQUESTS, Some(5)),
+            CommandError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
             CommandError::NotFound => (StatusCode::NOT_FOUND, None),
             CommandError::Unavailable(reason) => {
                 tracing::warn!(reason, "commands cannot be taken or read");

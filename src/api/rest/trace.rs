@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::{body, router};
 use crate::api::Gate;
 use crate::auth::Scope;
-use crate::ownership::Whereabouts;
+use crate::router::TraceError;
 
 /// Longest trace, in seconds.
 pub const MAX_TRACE_S: u64 = 900;
@@ -43,21 +43,30 @@ pub(super) async fn begin(
         false => body::integer(body::parse::<Asked>(&bytes)?.for_s.as_deref(), "for_s", 0, MAX_TRACE_S)?,
     };
     let for_s = for_s.unwrap_or(MAX_TRACE_S);
-    let registrar = router(&gate)?.registrar();
-    let found = registrar.directory().find(&key).await?;
-    let (Whereabouts::At(at), true) = (found, reaches) else { return Err(lost()) };
-    if at.0.owner != *registrar.life() {
-        let detail = format!("the device is on node {}: ask that node for the trace", at.0.owner.node);
-        return Err(Fault::new(StatusCode::CONFLICT, detail));
+    let router = router(&gate)?;
+    if !reaches {
+        // Looked for all the same, so that it takes as long.
+        let _ = router.registrar().directory().find(&key).await;
+        return Err(lost());
     }
-    let Some((mailbox, _)) = gate.node.roster.find(&key) else { return Err(lost()) };
-    let now = gate.node.now();
-    if !gate.node.traces.begin(&mailbox, now.mono_ms + for_s * 1_000, now.mono_ms) {
-        let detail = "this node traces as many devices as it may";
-        return Err(Fault::later(StatusCode::TOO_MANY_REQUESTS, detail, 60));
-    }
-    tracing::info!(device = %key, by = caller.0.key().device(), for_s, "a trace begins");
-    let until = now.unix_ms.saturating_add_unsigned(for_s * 1_000);
-    let answer = json!({ "device_id": key.device(), "node": at.0.owner.node.as_str(), "until": until });
+    // It has been checked to fit.
+    let node = router.trace(&key, u32::try_from(for_s).unwrap_or(0)).await?;
+    tracing::info!(device = %key, by = caller.0.key().device(), %node, for_s, "a trace was asked for");
+    let until = gate.node.now().unix_ms.saturating_add_unsigned(for_s * 1_000);
+    let answer = json!({ "device_id": key.device(), "node": node.as_str(), "until": until });
     Ok(super::json(StatusCode::OK, answer.to_string()))
+}
+
+impl From<TraceError> for Fault {
+    fn from(error: TraceError) -> Self {
+        match error {
+            TraceError::NotConnected => lost(),
+            TraceError::Full => Self::later(StatusCode::TOO_MANY_REQUESTS, error.to_string(), 60),
+            TraceError::Directory(error) => error.into(),
+            TraceError::Peer(_) => {
+                let detail = "the node that has the device does not answer";
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1)
+            }
+        }
+    }
 }

@@ -11,7 +11,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{KafkaConfig, Listener, METADATA_TRY, StartError, check_topics, describe, lock, verdict};
+use super::{KafkaConfig, Listener, METADATA_TRY, StartError, check_topics, describe, verdict};
+use crate::sync::lock;
 
 /// How long one poll waits; also how soon a follower notices that it is to stop.
 const POLL: Duration = Duration::from_millis(100);

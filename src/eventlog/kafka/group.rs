@@ -20,8 +20,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use super::{KafkaConfig, StartError, lock};
+use super::{KafkaConfig, StartError};
 use crate::eventlog::{Content, Fetched, Handler};
+use crate::sync::lock;
 
 /// Records of a partition that wait for its task.
 const QUEUE: usize = 16;

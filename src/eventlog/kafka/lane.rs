@@ -6,7 +6,7 @@ mod probe;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -15,6 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::LaneState;
 use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode, publish};
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) use context::{Context, code, is_about_the_record, is_forbidden};
@@ -117,10 +118,6 @@ pub(super) struct Lane {
     alerted: Mutex<Option<Instant>>,
     /// Set once the lane is closing: when it gives up what is still waiting.
     deadline: Mutex<Option<Instant>>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lane {

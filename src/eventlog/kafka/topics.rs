@@ -6,7 +6,8 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::{KafkaConfig, Listener, StartError, lock};
+use super::{KafkaConfig, Listener, StartError};
+use crate::sync::lock;
 
 type Admin = AdminClient<Listener>;
 

@@ -17,6 +17,11 @@ fn boot(value: Value) -> Result<Boot, StoreError> {
     Boot::new(&value.text()?).map_err(|_| wrong("a boot that is none"))
 }
 
+/// Nothing where there is nothing, or what a version to come may write.
+fn max_bytes(value: &Value) -> Option<usize> {
+    value.unsigned().ok().and_then(|bytes| usize::try_from(bytes).ok())
+}
+
 fn connection(value: Value) -> Result<SessionId, StoreError> {
     SessionId::parse(&value.text()?).ok_or(wrong("a connection that is none"))
 }
@@ -34,12 +39,12 @@ pub(super) fn device(value: Value) -> Result<DeviceKey, StoreError> {
     DeviceKey::new(tenant, device).map_err(|_| wrong("a device that is none"))
 }
 
-/// The six fields of a row; nothing where there is no row.
+/// The seven fields of a row; nothing where there is no row.
 pub(super) fn row(value: Value) -> Result<Option<Row>, StoreError> {
     if value == Value::Nil {
         return Ok(None);
     }
-    let [node, incarnation, epoch, connection_id, boot_id, settled] = value.items()?;
+    let [node, incarnation, epoch, connection_id, boot_id, settled, max] = value.items()?;
     if node == Value::Nil {
         return Ok(None);
     }
@@ -48,6 +53,7 @@ pub(super) fn row(value: Value) -> Result<Option<Row>, StoreError> {
         epoch: Epoch(epoch.unsigned()?),
         connection: connection(connection_id)?,
         boot: boot(boot_id)?,
+        max_bytes: max_bytes(&max),
         settled: settled != Value::Nil,
     }))
 }
@@ -135,7 +141,7 @@ pub(super) fn reasserted(answer: Value) -> Result<Reasserted, OwnershipError> {
 
 /// `settle.lua`.
 pub(super) fn settled(device: DeviceKey, answer: Value) -> Result<Held, OwnershipError> {
-    let [epoch, connection_id, boot_id] = answer.items()?;
-    let epoch = Epoch(epoch.unsigned()?);
-    Ok(Held { device, epoch, connection: connection(connection_id)?, boot: boot(boot_id)? })
+    let [epoch, connection_id, boot_id, max] = answer.items()?;
+    let (epoch, max_bytes) = (Epoch(epoch.unsigned()?), max_bytes(&max));
+    Ok(Held { device, epoch, connection: connection(connection_id)?, boot: boot(boot_id)?, max_bytes })
 }

@@ -1,11 +1,12 @@
 //! One at a time for each device, and nothing kept for those nobody is busy with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::OwnedMutexGuard;
 
 use crate::id::DeviceKey;
+use crate::sync::lock;
 
 /// Whose turn it is with each device.
 #[derive(Default)]
@@ -38,11 +39,6 @@ impl Drop for Turn<'_> {
             turns.remove(&self.device);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under these locks can panic half-way, so a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::mailbox::{Mailbox, Standing};
 use crate::ownership::memory::MemoryOwnership;
 use crate::ownership::{Claim, Fence, NodeLife, NodeState, Ownership, Profile};
 use crate::peer::memory::MemoryNetwork;
-use crate::peer::{Ending, Evicted, PeerHandler, PeerTimes, Rung};
+use crate::peer::{Ending, Evicted, PeerHandler, PeerTimes, Rung, Traced};
 use crate::receipts::{Batch, Receipts};
 use crate::registrar::Registrar;
 use crate::roster::Roster;
@@ -86,6 +86,11 @@ impl PeerHandler for Listening {
         self.hear("sweep".to_owned());
         self.router.sweep();
     }
+
+    fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
+        self.hear(format!("trace {device} {epoch} {for_s}"));
+        PeerHandler::trace(&*self.router, device, epoch, for_s)
+    }
 }
 
 pub(super) struct Host {
@@ -147,6 +152,7 @@ impl Net {
             roster: Arc::clone(&roster),
             registrar: Arc::clone(&registrar),
             peers: Arc::new(self.network.link(name)),
+            traces: Arc::default(),
             metrics: metrics.clone(),
         });
         let heard = Arc::default();
@@ -192,7 +198,7 @@ impl Net {
         }
     }
 
-    async fn claim(&self, number: usize, name: &str, boot: &str) -> (SessionId, Epoch) {
+    async fn claim(&self, number: usize, name: &str, boot: &str, max_bytes: Option<usize>) -> (SessionId, Epoch) {
         let (life, device, connection) = (self.nodes[number].life(), device(name), SessionId::draw());
         let boot = Boot::new(boot).unwrap();
         let claim = Claim {
@@ -201,6 +207,7 @@ impl Net {
             connection,
             boot: &boot,
             boot_given: true,
+            max_bytes,
             floor: Epoch(0),
             insist: false,
         };
@@ -209,7 +216,7 @@ impl Net {
 
     /// A device claimed by a node, not in its roster yet.
     pub(super) async fn claims(&self, number: usize, name: &str) -> Arc<Mailbox> {
-        let (session, epoch) = self.claim(number, name, "boot").await;
+        let (session, epoch) = self.claim(number, name, "boot", None).await;
         let mailbox = Arc::new(Mailbox::new(session, Boot::new("boot").unwrap(), Standing::Registered));
         mailbox.set_epoch(epoch);
         mailbox
@@ -222,6 +229,15 @@ impl Net {
         mailbox
     }
 
+    /// A device that can take messages of so many bytes at most, connected to a node.
+    pub(super) async fn connects_small(&self, number: usize, name: &str, max_bytes: usize) -> Arc<Mailbox> {
+        let (session, epoch) = self.claim(number, name, "boot", Some(max_bytes)).await;
+        let mailbox = Mailbox::new(session, Boot::new("boot").unwrap(), Standing::Registered);
+        let mailbox = Arc::new(mailbox.with_max_bytes(Some(max_bytes)));
+        assert!(self.nodes[number].roster.install(&device(name), Arc::clone(&mailbox), epoch));
+        mailbox
+    }
+
     /// A device connected to a node, and not claimed.
     pub(super) async fn connects_as(&self, number: usize, name: &str, standing: Standing) -> Arc<Mailbox> {
         let mailbox = Arc::new(Mailbox::new(SessionId::draw(), Boot::new("boot").unwrap(), standing));
@@ -231,7 +247,7 @@ impl Net {
 
     /// Another node's row for a device, of this boot.
     pub(super) async fn takes_over(&self, number: usize, name: &str, boot: &str) -> Epoch {
-        self.claim(number, name, boot).await.1
+        self.claim(number, name, boot, None).await.1
     }
 
     pub(super) fn leaves(&self, number: usize, mailbox: &Arc<Mailbox>) {

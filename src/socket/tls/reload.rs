@@ -1,12 +1,14 @@
-//! The certificate that is served follows its files.
+//! Certificates follow their files.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 
 use super::settings::{Contents, Loaded, TlsFiles, TlsFilesError};
+use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 
 /// How often the files are looked at. By content, not by time of change: Kubernetes swaps a link above them.
@@ -23,12 +25,69 @@ pub enum Reload {
     Kept,
 }
 
+/// Files that hold a certificate, as they were when they were last looked at.
+pub struct Watched {
+    /// For people.
+    name: &'static str,
+    /// What tells their contents from others; none where they could not be read.
+    seen: Mutex<Option<u64>>,
+}
+
+impl Watched {
+    /// Files whose contents were read and are in use.
+    pub fn new(name: &'static str, contents: &impl Hash) -> Self {
+        Self { name, seen: Mutex::new(Some(fingerprint(contents))) }
+    }
+
+    /// Has what is new taken by `take`. Logs once for each change.
+    pub fn look<C: Hash>(
+        &self,
+        contents: Result<C, TlsFilesError>,
+        take: impl FnOnce(C) -> Result<(), TlsFilesError>,
+    ) -> Reload {
+        let found = contents.as_ref().ok().map(fingerprint);
+        // Held while it is taken: of two looks at once the later one counts.
+        let mut seen = lock(&self.seen);
+        if *seen == found {
+            return Reload::Unchanged;
+        }
+        *seen = found;
+        match contents.and_then(take) {
+            Ok(()) => {
+                tracing::info!("{} was replaced; new connections use it", self.name);
+                Reload::Loaded
+            }
+            Err(error) => {
+                tracing::error!(%error, "{} cannot be replaced; the one before is used on", self.name);
+                Reload::Kept
+            }
+        }
+    }
+}
+
+fn fingerprint(contents: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    contents.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Has `look` called every five seconds where it may read files, for as long as it is polled.
+pub async fn watch(look: impl Fn() -> Reload + Send + Sync + 'static) {
+    let look = Arc::new(look);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let look = Arc::clone(&look);
+        if let Err(error) = tokio::task::spawn_blocking(move || look()).await {
+            tracing::error!(%error, "a certificate's files could not be looked at");
+        }
+    }
+}
+
 /// What new handshakes are answered with.
 pub struct CertReloader {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
-    /// What the files held when they were last looked at; none where they could not be read.
-    seen: Mutex<Option<u64>>,
+    watched: Watched,
     metrics: Metrics,
 }
 
@@ -41,8 +100,8 @@ impl CertReloader {
         let contents = Contents::read(&files)?;
         let loaded = contents.load(&files)?;
         metrics.certificate_expiry.set(loaded.not_after);
-        let seen = Mutex::new(Some(contents.fingerprint()));
-        Ok(Self { current: ArcSwap::new(loaded.config), files, seen, metrics })
+        let watched = Watched::new("the certificate", &contents);
+        Ok(Self { current: ArcSwap::new(loaded.config), files, watched, metrics })
     }
 
     /// What a handshake that begins now is answered with.
@@ -50,38 +109,18 @@ impl CertReloader {
         self.current.load_full()
     }
 
-    /// Looks at the files and takes what is new and usable. Reads files: not for a runtime's worker. Logs once for each
-    /// change.
+    /// Looks at the files and takes what is new and usable. Reads files: not for a runtime's worker.
     pub fn look(&self) -> Reload {
-        let contents = Contents::read(&self.files);
-        let fingerprint = contents.as_ref().ok().map(Contents::fingerprint);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == fingerprint {
-            return Reload::Unchanged;
-        }
-        *seen = fingerprint;
-        match contents.and_then(|contents| contents.load(&self.files)) {
-            Ok(Loaded { config, not_after }) => {
-                self.current.store(config);
-                self.metrics.certificate_expiry.set(not_after);
-                tracing::info!(expires_unix_s = not_after, "the certificate was replaced; new connections use it");
-                Reload::Loaded
-            }
-            Err(error) => {
-                tracing::error!(%error, "the new certificate cannot be used; the one before is served on");
-                Reload::Kept
-            }
-        }
+        self.watched.look(Contents::read(&self.files), |contents| {
+            let Loaded { config, not_after } = contents.load(&self.files)?;
+            self.current.store(config);
+            self.metrics.certificate_expiry.set(not_after);
+            Ok(())
+        })
     }
 
     /// Looks every five seconds, for as long as it is polled.
     pub async fn watch(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let this = Arc::clone(&self);
-            if let Err(error) = tokio::task::spawn_blocking(move || this.look()).await {
-                tracing::error!(%error, "the certificate's files could not be looked at");
-            }
-        }
+        watch(move || self.look()).await;
     }
 }

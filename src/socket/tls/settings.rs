@@ -1,6 +1,5 @@
 //! From PEM files to what rustls serves with.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,13 +87,6 @@ impl Contents {
             key: read(&files.key)?,
             client_ca: files.client_ca.as_deref().map(read).transpose()?,
         })
-    }
-
-    /// What tells them from others.
-    pub(super) fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
     }
 
     pub(super) fn load(&self, files: &TlsFiles) -> Result<Loaded, TlsFilesError> {

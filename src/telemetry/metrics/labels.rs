@@ -56,7 +56,7 @@ labels! {
         Accepted = "accepted",
         /// It cannot be read, or breaks a bound.
         Malformed = "malformed",
-        /// It is larger than a message may be.
+        /// It is larger than a message may be, or than its device can take.
         TooLarge = "too_large",
         /// Its id was used for something else.
         Conflict = "conflict",

@@ -8,8 +8,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
-use super::{ALERT_EVERY, Flight, Lane, Load, lock};
+use super::{ALERT_EVERY, Flight, Lane, Load};
 use crate::eventlog::Outcome;
+use crate::sync::lock;
 
 /// Called on the lane's own thread, within `poll`.
 pub(in crate::eventlog::kafka) struct Context {

@@ -6,8 +6,10 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::BaseRecord;
 use tokio::sync::oneshot;
 
-use super::{Lane, Load, Producer, Slot, insert, lock};
+use super::{Lane, Load, Producer, Slot, insert};
+use crate::clock::unix_ms;
 use crate::eventlog::encode;
+use crate::sync::lock;
 
 /// Probes that may wait for the one under way.
 const MAX_WAITERS: usize = 64;
@@ -69,9 +71,4 @@ impl Lane {
             drop(waiter.send(outcome.clone()));
         }
     }
-}
-
-fn unix_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
