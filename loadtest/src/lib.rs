@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod client;
 pub mod crowd;
+pub mod device;
 pub mod figures;
 pub mod frame;
 pub mod paced;
