@@ -2,12 +2,16 @@
 //!
 //! Percentiles are taken from merged histograms and never averaged.
 
+mod bytes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+pub use bytes::BytesError;
 
 const DIGITS: u8 = 3;
 /// No latency is longer, µs: what takes longer counts as this.

@@ -1,8 +1,7 @@
 //! One device of a run: whether it is there, what it measures, and when.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 
@@ -11,7 +10,7 @@ use super::watch::Return;
 use crate::data::Instrument;
 use crate::device::{Encoding, Handle, How, Kind, Malformed, Manners, Options, Reconnect, Then, Update};
 use crate::ledger::digest;
-use crate::profile::{self, Away, Group, Sizes, Spacing};
+use crate::profile::{self, Away, Encodings, Group, Sizes, Spacing};
 
 /// Where a device is by its own will.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +30,10 @@ pub(super) struct Slot {
     pub(super) place: Place,
     /// Told apart from what was planned before it went out the last time.
     pub(super) visit: u32,
+    /// Counts its absences and returns: told apart from what was planned before the last of them.
+    pub(super) stay: u32,
+    /// When it came the last time, s since the run began.
+    pub(super) since: f64,
     pub(super) boot: u32,
     pub(super) handle: Option<Handle>,
     pub(super) returns: Return,
@@ -48,6 +51,8 @@ impl Slot {
             group,
             place: Place::Out,
             visit: 0,
+            stay: 0,
+            since: 0.0,
             boot: 0,
             handle: None,
             returns: Return::default(),
@@ -142,36 +147,12 @@ impl Slot {
     }
 }
 
-/// What is the same for all options of a shard.
-pub(super) struct Common<'a> {
-    pub(super) run: &'a str,
-    pub(super) connect_timeout: Duration,
-}
-
 /// How a device connects and behaves: the same for its number in every run of a profile.
-pub(super) fn options(
-    slot: &mut Slot,
-    group: &Group,
-    common: &Common<'_>,
-    url: &str,
-    name: &Name,
-) -> Result<Options, String> {
+pub(super) fn options(slot: &Slot, group: &Group, run: &str, url: &str, name: &Name) -> Result<Options, String> {
     let mut options = Options::new(url, &name.device).map_err(|error| error.to_string())?;
-    options.boot = Some(format!("{}-{}", common.run, slot.boot).into());
-    options.connect_timeout = common.connect_timeout;
+    options.boot = Some(format!("{run}-{}", slot.boot).into());
     let mut rng = Rng::with_seed(u64::from(slot.number) ^ 0x7469_6465);
-    let shares = group.encodings;
-    let mut chance = rng.f64() * (shares.json + shares.cbor + shares.protobuf);
-    options.encoding = Encoding::Json;
-    for (encoding, share) in
-        [(Encoding::Json, shares.json), (Encoding::Cbor, shares.cbor), (Encoding::Protobuf, shares.protobuf)]
-    {
-        if chance < share {
-            options.encoding = encoding;
-            break;
-        }
-        chance -= share;
-    }
+    options.encoding = encoding(&group.encodings, rng.f64());
     options.deflate = rng.f64() < group.deflate;
     options.close_drop = rng.f64() < group.close_drop;
     options.heartbeat_s = group.heartbeat_s.map(u64::from);
@@ -190,12 +171,21 @@ pub(super) fn options(
     Ok(options)
 }
 
-/// A handle is ended without a word, and nobody waits for it.
-pub(super) fn end_without_a_word(handle: Option<Handle>) {
-    if let Some(handle) = handle {
-        tokio::spawn(async move { handle.kill().await });
+/// The encoding of a device by its place between 0 and 1.
+fn encoding(shares: &Encodings, place: f64) -> Encoding {
+    let at = place * (shares.json + shares.cbor + shares.protobuf);
+    if at < shares.json {
+        Encoding::Json
+    } else if at < shares.json + shares.cbor {
+        Encoding::Cbor
+    } else {
+        Encoding::Protobuf
     }
 }
 
-/// What the shard hands to a device's watcher.
-pub(super) type Shared<T> = Arc<T>;
+/// A handle is ended without a word, and nobody waits for it.
+pub(super) fn end_without_a_word(handle: Option<Handle>) {
+    if let Some(handle) = handle {
+        tokio::spawn(handle.kill());
+    }
+}

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::tally::SharedTally;
 use crate::device::{
-    Acked, Answer, Answered, By, Closed, Command, Connected, Dropped, Error, Goaway, Next, Refused, Reply, Sent,
+    Acked, Answer, Answered, By, Closed, Command, CommandStatus, Connected, Dropped, Error, Goaway, Next, Refused, Reply, Sent,
     Watcher,
 };
 use crate::figures::{Count, Timing};
+use crate::ledger::Entry;
 use crate::profile::Commands;
 
 /// When a device that was away on purpose was to come back: µs since the run began, and 0 where it was not.
@@ -24,6 +25,8 @@ pub(super) struct Watch {
     pub(super) began: Instant,
     pub(super) returns: Return,
     pub(super) commands: Option<Arc<Commands>>,
+    /// Where a ledger is kept.
+    pub(super) entry: Option<Entry>,
     connections: u32,
     paused: Vec<String>,
     in_flight: u64,
@@ -36,8 +39,9 @@ impl Watch {
         began: Instant,
         returns: Return,
         commands: Option<Arc<Commands>>,
+        entry: Option<Entry>,
     ) -> Self {
-        Self { tally, first_boot, began, returns, commands, connections: 0, paused: Vec::new(), in_flight: 0 }
+        Self { tally, first_boot, began, returns, commands, entry, connections: 0, paused: Vec::new(), in_flight: 0 }
     }
 
     /// An update is settled, one way or the other.
@@ -99,6 +103,9 @@ impl Watcher for Watch {
     }
 
     fn sent(&mut self, sent: &Sent<'_>) {
+        if let Some(entry) = &self.entry {
+            entry.sent(sent.boot, sent.seq, sent.digest);
+        }
         self.in_flight += u64::from(!sent.repeat);
         let mut tally = self.tally.lock();
         tally.gauges.in_flight += u64::from(!sent.repeat);
@@ -107,6 +114,9 @@ impl Watcher for Watch {
     }
 
     fn acked(&mut self, acked: &Acked<'_>) {
+        if let Some(entry) = &self.entry {
+            entry.acked(acked.boot, acked.seq);
+        }
         self.settled();
         let mut tally = self.tally.lock();
         tally.figures.count(Count::Acked, 1);
@@ -115,6 +125,9 @@ impl Watcher for Watch {
     }
 
     fn refused(&mut self, refused: &Refused<'_>) {
+        if let (Some(entry), Some(seq), false) = (&self.entry, refused.seq, refused.unsent) {
+            entry.refused(refused.boot, seq);
+        }
         if refused.digest.is_some() && !refused.unsent {
             self.settled();
         }
@@ -154,6 +167,10 @@ impl Watcher for Watch {
     }
 
     fn command(&mut self, command: &Command<'_>) -> Answer {
+        if let Some(entry) = &self.entry {
+            entry.received(command.id, command.attempt as u32);
+            entry.ran(command.id);
+        }
         self.tally.lock().figures.count(Count::CommandsReceived, 1);
         let Some(profile) = &self.commands else { return Answer::Now(Reply::succeeded()) };
         let chance = fastrand::f64();
@@ -170,11 +187,20 @@ impl Watcher for Watch {
         if work.is_zero() { Answer::Now(reply) } else { Answer::After(work, reply) }
     }
 
-    fn repeated(&mut self, _command: &Command<'_>) {
+    fn repeated(&mut self, command: &Command<'_>) {
+        if let Some(entry) = &self.entry {
+            entry.received(command.id, command.attempt as u32);
+        }
         self.tally.lock().figures.count(Count::CommandsReceived, 1);
     }
 
-    fn answered(&mut self, _answered: &Answered<'_>) {}
+    fn answered(&mut self, answered: &Answered<'_>) {
+        if let Some(entry) = &self.entry
+            && !matches!(answered.status, CommandStatus::Received | CommandStatus::Running)
+        {
+            entry.answered(answered.id, answered.status == CommandStatus::Succeeded, None);
+        }
+    }
 
     fn closed(&mut self, closed: &Closed<'_>) {
         self.resume();
