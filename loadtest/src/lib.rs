@@ -5,6 +5,7 @@ pub mod client;
 pub mod crowd;
 pub mod figures;
 pub mod frame;
+pub mod ledger;
 pub mod paced;
 pub mod telemetry;
 pub mod wire;
