@@ -215,16 +215,44 @@ pub struct Verdict {
     pub lost: Finding,
     /// In the topic twice under one id with unlike payloads, or twice though they were sent once.
     pub doubled: Finding,
-    /// In the topic behind one with a higher `seq` of the same boot, though it was sent once.
+    /// In the topic for the first time behind one with a higher `seq` of the same boot, or in another partition than that:
+    /// a device that sends the lowest first, as it must, never causes it.
     pub reordered: Finding,
     /// Acked and refused.
     pub acked_and_refused: Finding,
     /// In the topic, with another payload than was sent.
     pub altered: Finding,
+    /// In the topic under a boot of this run, with a `seq` that its device never sent.
+    #[serde(default)]
+    pub unsent: Finding,
+    /// Acked or refused, and never sent.
+    #[serde(default)]
+    pub unasked: Finding,
     /// About commands.
     pub commands: CommandVerdict,
-    /// Whether the topic was read to its end: false makes the counts above worth nothing.
+    /// Records that were read from the topics.
+    #[serde(default)]
+    pub records: u64,
+    /// Of them those of other devices and boots, presence, and updates without a `seq`.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Whether the topics were read to their end and everything sent was noted: false makes the counts above worth nothing,
+    /// and `lost` is not even looked for.
     pub complete: bool,
+    /// Why it is not complete.
+    #[serde(default)]
+    pub incomplete: Option<String>,
+}
+
+impl Verdict {
+    /// Whether all was looked for and nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        let updates = [&self.lost, &self.doubled, &self.reordered, &self.acked_and_refused, &self.altered];
+        let commands = &self.commands;
+        let commands = [&commands.unfounded, &commands.answered_twice, &commands.misdelivered, &commands.without_end];
+        let all = updates.into_iter().chain([&self.unsent, &self.unasked]).chain(commands);
+        self.complete && all.into_iter().all(|finding| finding.count == 0)
+    }
 }
 
 /// What became of commands, from the device's log and the caller's.
@@ -234,9 +262,9 @@ pub struct CommandVerdict {
     pub accepted: u64,
     /// Succeeded as the caller heard it.
     pub succeeded: u64,
-    /// Succeeded for the caller, and no device had it.
+    /// Succeeded for the caller, and no device had it, or none that had it answered so.
     pub unfounded: Finding,
-    /// Run by a device more than once, or answered in two ways.
+    /// Run by a device more than once, or answered in two ways, or two ends heard by its caller.
     pub answered_twice: Finding,
     /// Received by another device than the one it was for.
     pub misdelivered: Finding,

@@ -6,6 +6,7 @@ pub mod crowd;
 pub mod device;
 pub mod figures;
 pub mod frame;
+pub mod ledger;
 pub mod paced;
 pub mod telemetry;
 pub mod wire;
