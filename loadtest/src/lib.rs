@@ -3,10 +3,13 @@
 pub mod bench;
 pub mod client;
 pub mod crowd;
+pub mod data;
 pub mod device;
 pub mod figures;
 pub mod frame;
 pub mod ledger;
 pub mod paced;
+pub mod profile;
+pub mod run;
 pub mod telemetry;
 pub mod wire;
