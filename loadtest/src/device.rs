@@ -9,12 +9,25 @@
 //! a kilobyte, so that tens of thousands run in one process. Give it updates by its [`Handle`], and hear what becomes of
 //! them by a [`Watcher`]. `loadtest/examples/device.rs` is a whole device.
 //!
+//! The protocol's decisions are in [`state`] and what it holds, without I/O or a clock of their own.
+//!
 
+pub mod answers;
+pub mod codec;
+mod conduct;
 pub mod error;
 pub mod events;
+pub mod frames;
 pub mod handle;
+mod link;
+mod misbehave;
 pub mod options;
+pub mod outbox;
+pub mod plan;
+pub mod state;
+mod stream;
 mod task;
+mod upgrade;
 
 pub use error::Error;
 pub use events::{

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
+use super::Update;
 use super::events::Reply;
 use super::options::OnFull;
-use super::Update;
 
 /// Answers that may wait to be taken by the device's task.
 const ANSWERS: usize = 64;
@@ -66,6 +66,8 @@ pub(super) struct Inbox {
     pub(super) disconnect: Option<(How, Then)>,
     pub(super) connect: bool,
     pub(super) stop: Option<How>,
+    /// `stop` was taken: nothing more is.
+    pub(super) stopped: bool,
     next_seq: u64,
     waker: Option<Waker>,
     over: bool,
@@ -107,6 +109,7 @@ impl Shared {
             disconnect: None,
             connect: false,
             stop: None,
+            stopped: false,
             next_seq: first_seq.max(1),
             waker: None,
             over: false,
@@ -146,7 +149,7 @@ impl Shared {
     /// Changes what waits and wakes the task.
     fn tell<T>(&self, change: impl FnOnce(&mut Inbox) -> Result<T, NotTaken>) -> Result<T, NotTaken> {
         let mut inbox = self.inbox();
-        if inbox.over || inbox.stop.is_some() {
+        if inbox.over || inbox.stopped || inbox.stop.is_some() {
             return Err(NotTaken::Stopped);
         }
         let done = change(&mut inbox)?;

@@ -15,7 +15,7 @@ use super::Job;
 use super::wire::{self, Frame, Hello, Told};
 use crate::ledger::Ledger;
 use crate::run::fleet::{self, Api, Fleet};
-use crate::run::identity::{Credentials, Identities, IdentityError};
+use crate::run::identity::{Credentials, Identities};
 use crate::run::shard::{Order, Plan};
 use crate::run::target::{self, Target};
 use crate::run::timeline::Timeline;
