@@ -253,9 +253,7 @@ fn what_a_gateway_really_lost_doubled_and_swapped_is_named() {
     let (gateway, ledger, since) = (Gateway::new(&target), Ledger::new(), target.mark().unwrap());
     let entry = ledger.device("default", "dev-1");
     for seq in 1..=10 {
-        // The digest of what was never stored: of another topic's test message.
-        let digest = digest("update", None, &seq.to_string(), None);
-        entry.sent("boot-1", seq, digest);
+        entry.sent("boot-1", seq, digest("update", None, &seq.to_string(), None));
         entry.acked("boot-1", seq);
     }
     let store = |seq: u64, value: u64| {
