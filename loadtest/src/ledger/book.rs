@@ -145,6 +145,7 @@ impl Book {
         };
         if self.marks[place].sent() == 0 {
             self.digests[place] = digest;
+            self.marks[place].set(if out_of_turn { Mark::OUT_OF_TURN } else { 0 });
         }
         self.marks[place].add_sent(1);
     }
@@ -246,9 +247,11 @@ mod tests {
                 let entry = model.get(&seq).copied();
                 match step {
                     0 | 1 => {
-                        let first = if seq < highest { Mark(Mark::OUT_OF_TURN) } else { Mark(0) };
-                        let (old, mut mark) = entry.unwrap_or((digest, first));
+                        let (old, mut mark) = entry.unwrap_or_default();
                         let said = if mark.sent() == 0 { digest } else { old };
+                        if mark.sent() == 0 && seq < highest {
+                            mark.set(Mark::OUT_OF_TURN);
+                        }
                         mark.add_sent(1);
                         highest = highest.max(seq);
                         model.insert(seq, (said, mark));

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::book::{Book, Mark};
 use super::commands::{self, Call, Work};
-use super::{DEVICE_BYTES, Ledger, Page, digest, lock};
+use super::{Ledger, Page, digest, lock};
 
 const MAGIC: &[u8] = b"TGL1";
 const CUT: &str = "it ends too early";
@@ -105,7 +105,7 @@ pub(super) fn read(bytes: &[u8]) -> Read<Ledger> {
     for _ in 0..input.number()? {
         let name = input.text()?;
         let page = read_page(&mut input)?;
-        ledger.bound.took(0, DEVICE_BYTES + name.len() + page.bytes());
+        ledger.bound.took(0, page.bytes());
         let (tenant, device) = name.split_once('/').ok_or(STRANGE)?;
         *lock(&ledger.device(tenant, device).page) = page;
     }

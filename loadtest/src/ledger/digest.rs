@@ -185,7 +185,68 @@ impl<'de> Visitor<'de> for Hash {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use tidegate::protocol::client::ClientMessage;
+    use tidegate::protocol::message::DeviceMessage;
+    use tidegate::protocol::{CodecLimits, Encoding, read_frame};
+
     use super::*;
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            (-1000_i32..1000).prop_map(|number| Value::from(f64::from(number) / 10.0)),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(".{0,8}", inner, 0..6)
+                    .prop_map(|members| Value::from_iter(members.into_iter().collect::<Vec<_>>())),
+            ]
+        })
+    }
+
+    /// The value of the record that the gateway makes of a frame with one message.
+    fn record_of(message: &ClientMessage, encoding: Encoding) -> Vec<u8> {
+        let (mut frame, mut record) = (Vec::new(), Vec::new());
+        message.encode(encoding, &mut frame);
+        let limits = CodecLimits { message_bytes: 65_536, batch_items: 1 };
+        read_frame(encoding, &frame, limits, 0, &mut |_, item| {
+            match item.unwrap() {
+                DeviceMessage::Report(report) => record.extend_from_slice(&report.json),
+                other => panic!("{other:?}"),
+            }
+            true
+        });
+        record
+    }
+
+    proptest! {
+        #[test]
+        fn an_update_has_one_digest_in_every_encoding(value in any_value(), named: bool, moment: i32, status: bool) {
+            let (name, moment) = (named.then_some("climate"), moment.checked_abs().map(i64::from));
+            let kind = if status { "status" } else { "update" };
+            let mut message = ClientMessage::of_type(kind).seq(7).value(value.clone());
+            if let Some(name) = name {
+                message = message.name(name);
+            }
+            if let Some(ms) = moment {
+                message = message.timestamp(ms);
+            }
+            let sent = digest(kind, name, &value.to_string(), moment);
+            for encoding in [Encoding::Json, Encoding::Cbor, Encoding::Protobuf] {
+                let record = record_of(&message, encoding);
+                let read = Message::read(&record).unwrap();
+                prop_assert_eq!((read.seq, read.digest), (Some(7), sent), "{:?}", String::from_utf8_lossy(&record));
+            }
+        }
+    }
 
     #[test]
     fn the_spelling_of_a_value_is_nothing() {

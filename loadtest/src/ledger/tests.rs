@@ -374,10 +374,11 @@ fn reference(steps: &[Step]) -> BTreeMap<&'static str, Vec<String>> {
         match *step {
             Step::Sent(device, boot, seq, value) => {
                 let highest = sent_up_to.entry((device, boot)).or_insert(0);
-                let fresh = Known { early: seq < *highest, ..Known::default() };
+                let one = known.entry((device, boot, seq)).or_default();
+                if one.sent == 0 {
+                    (one.said, one.early) = (value, seq < *highest);
+                }
                 *highest = seq.max(*highest);
-                let one = known.entry((device, boot, seq)).or_insert(fresh);
-                one.said = if one.sent == 0 { value } else { one.said };
                 one.sent += 1;
             }
             Step::Acked(device, boot, seq) => known.entry((device, boot, seq)).or_default().acked = true,
@@ -430,6 +431,7 @@ fn reference(steps: &[Step]) -> BTreeMap<&'static str, Vec<String>> {
             _ => {}
         }
     }
+    faults.values_mut().for_each(|names| names.sort());
     faults
 }
 
@@ -448,7 +450,9 @@ fn found(verdict: &Verdict) -> BTreeMap<&'static str, Vec<String>> {
 }
 
 fn named_all(finding: &Finding) -> Vec<String> {
-    named(finding).into_iter().map(str::to_owned).collect()
+    let mut names: Vec<String> = named(finding).into_iter().map(str::to_owned).collect();
+    names.sort();
+    names
 }
 
 fn play(ledger: &Ledger, steps: &[Step]) {
