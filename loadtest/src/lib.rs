@@ -6,5 +6,8 @@ pub mod crowd;
 pub mod figures;
 pub mod frame;
 pub mod paced;
+pub mod page;
+pub mod plot;
 pub mod telemetry;
+pub mod units;
 pub mod wire;
