@@ -35,7 +35,11 @@ pub const ABORTED: u8 = 130;
 
 /// Thousands of simulated devices against a Tidegate, and what became of everything they sent.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate-loadtest", version, after_help = "Profiles, flags, thresholds, exit codes: docs/loadtest.md")]
+#[command(
+    name = "tidegate-loadtest",
+    version,
+    after_help = "Profiles, flags, thresholds, exit codes: docs/loadtest.md"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

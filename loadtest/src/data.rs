@@ -70,7 +70,9 @@ impl Instrument {
             // Watts, kilowatt-hours.
             Kind::Power => [random(&mut rng, 2.0, 400.0), random(&mut rng, 0.0, 900.0), 0.0],
             // Turns a minute, vibration in mm/s, temperature of the bearing.
-            Kind::Machine => [random(&mut rng, 1_400.0, 1_500.0), random(&mut rng, 0.8, 2.0), random(&mut rng, 40.0, 55.0)],
+            Kind::Machine => {
+                [random(&mut rng, 1_400.0, 1_500.0), random(&mut rng, 0.8, 2.0), random(&mut rng, 40.0, 55.0)]
+            }
             // Beats a minute, steps, exertion between 0 and 1.
             Kind::Wearable => [random(&mut rng, 55.0, 75.0), 0.0, 0.0],
             // Metres north and east of the depot, course in radians.
@@ -227,15 +229,8 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    const ALL: [Kind; 7] = [
-        Kind::Plain,
-        Kind::Climate,
-        Kind::Door,
-        Kind::Power,
-        Kind::Machine,
-        Kind::Wearable,
-        Kind::Tracker,
-    ];
+    const ALL: [Kind; 7] =
+        [Kind::Plain, Kind::Climate, Kind::Door, Kind::Power, Kind::Machine, Kind::Wearable, Kind::Tracker];
 
     #[test]
     fn everything_measured_is_json_and_as_large_as_asked_for() {
@@ -255,7 +250,8 @@ mod tests {
     #[test]
     fn one_seed_measures_the_same_again_and_another_something_else() {
         for kind in [Kind::Plain, Kind::Climate, Kind::Machine, Kind::Tracker] {
-            let mut readings = [1, 1, 2].map(|seed| Instrument::new(kind, seed)).map(|mut i| (i.read(1.0, 0), i.read(1.0, 0)));
+            let mut readings =
+                [1, 1, 2].map(|seed| Instrument::new(kind, seed)).map(|mut i| (i.read(1.0, 0), i.read(1.0, 0)));
             assert_eq!(readings[0], readings[1]);
             assert_ne!(readings[0], readings[2]);
             readings.reverse();

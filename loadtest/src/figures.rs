@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidegate::protocol::close::CloseReason;
 
 pub use bytes::BytesError;
 
@@ -173,8 +175,15 @@ impl Figures {
     }
 }
 
+/// What a close code means, in a word or three; empty for one that nobody defined.
+pub fn close_name(code: u16) -> &'static str {
+    let known = CloseReason::ALL.iter().find(|reason| reason.code() == code);
+    known.map_or(if code == 1006 { "no close frame" } else { "" }, |reason| reason.text())
+}
+
 /// One second of a run, for curves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Moment {
     /// Seconds since the run began.
     pub at_s: f64,
@@ -333,6 +342,10 @@ pub struct Outcome {
     pub target: String,
     /// The version of the load tester.
     pub version: String,
+    /// The command line, without what is secret; empty where there was none.
+    pub command: String,
+    /// The profile as it was run, TOML; empty where it is not known.
+    pub profile_text: String,
     /// When it began, Unix milliseconds.
     pub began_ms: u64,
     /// How long it ran.
@@ -356,7 +369,8 @@ pub struct Outcome {
 }
 
 /// A threshold after the run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Judged {
     /// As it was written, such as `p99(ack) < 250ms`.
     pub text: String,

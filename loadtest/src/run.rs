@@ -237,15 +237,11 @@ impl Run {
         let ledger = Arc::new(Ledger::new());
         let timeline = Timeline::of(&settings.profile);
         let drain = Duration::from_secs_f64(settings.profile.drain_s);
-        let (drivers, began, began_ms) = start(&settings, targets, identities, &ledger, &timeline, &mut warnings).await?;
+        let (drivers, began, began_ms) =
+            start(&settings, targets, identities, &ledger, &timeline, &mut warnings).await?;
         let total = Duration::from_secs_f64(timeline.total_s()) + drain;
-        let mut collector = Collector::new(
-            &settings.profile.name,
-            &settings.targets.join(", "),
-            total,
-            began,
-            settings.give_up,
-        );
+        let mut collector =
+            Collector::new(&settings.profile.name, &settings.targets.join(", "), total, began, settings.give_up);
         warnings.into_iter().for_each(|text| collector.warn(text));
         let hook = Hook::new(settings.hook.clone());
         Ok(Self { settings, timeline, collector, drivers, ledger, marks, interrupts, hook, began_ms })
@@ -381,7 +377,8 @@ async fn start(
     let run = format!("r{:08x}", fastrand::u32(..));
     if settings.workers != Workers::None {
         let job = Job::of(settings, &run);
-        let (crew, began) = Crew::gather(&settings.workers, &job, settings.sources.clone()).await.map_err(RunError::Workers)?;
+        let (crew, began) =
+            Crew::gather(&settings.workers, &job, settings.sources.clone()).await.map_err(RunError::Workers)?;
         return Ok((Drivers::Crew(crew), began, unix_ms()));
     }
     let files = fleet::raise_open_files();

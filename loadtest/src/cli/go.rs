@@ -121,7 +121,9 @@ fn code_of(error: &RunError) -> u8 {
 fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Threshold]) -> u8 {
     let outcome = &mut finished.outcome;
     match &finished.trouble {
-        Some(Trouble::Unwelcome(text)) => outcome.warnings.push(format!("the run ended early: the gateway takes none of the tokens: {text}")),
+        Some(Trouble::Unwelcome(text)) => {
+            outcome.warnings.push(format!("the run ended early: the gateway takes none of the tokens: {text}"))
+        }
         Some(Trouble::Gone(text)) => outcome.warnings.push(format!("the run ended early: {text}")),
         None => {}
     }
@@ -134,9 +136,12 @@ fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Thres
     }
     let incomplete = outcome.ledger.as_ref().and_then(|ledger| ledger.incomplete.as_deref());
     match (&finished.trouble, incomplete) {
-        (Some(Trouble::Unwelcome(text)), _) => {
-            complain(&format!("the gateway takes none of the tokens: {text}. Look at --signing-key, --issuer, --audience, --kid and --tenant"), UNWELCOME)
-        }
+        (Some(Trouble::Unwelcome(text)), _) => complain(
+            &format!(
+                "the gateway takes none of the tokens: {text}. Look at --signing-key, --issuer, --audience, --kid and --tenant"
+            ),
+            UNWELCOME,
+        ),
         (Some(Trouble::Gone(text)), _) => complain(&format!("the target is gone: {text}"), UNREACHABLE),
         (None, Some(why)) => complain(&format!("the ledger could not be checked: {why}"), UNREACHABLE),
         (None, None) if finished.incomplete => complain("the run is incomplete: see the warnings", FAILED),

@@ -4,7 +4,8 @@
 
 use super::*;
 
-const SMALL: &str = "name = 'x'\nabout = 'y'\n[[stages]]\nname = 'all'\nfor_s = 10\n[[groups]]\nname = 'g'\nevery_s = 1\n";
+const SMALL: &str =
+    "name = 'x'\nabout = 'y'\n[[stages]]\nname = 'all'\nfor_s = 10\n[[groups]]\nname = 'g'\nevery_s = 1\n";
 
 fn wrong(text: &str) -> String {
     Profile::parse(text, "x.toml").expect_err("it is wrong").to_string()
@@ -52,7 +53,9 @@ fn a_key_nobody_knows_is_refused_with_the_nearest_one_and_its_line() {
 
 #[test]
 fn a_value_out_of_range_is_named_with_its_range_and_all_of_them_at_once() {
-    let text = format!("{SMALL}deflate = 1.5\nbytes = [100, 10]\n[groups.away]\nkind = 'sleep'\nhere_s = [3, 1]\ngone_s = [1, 2]\n");
+    let text = format!(
+        "{SMALL}deflate = 1.5\nbytes = [100, 10]\n[groups.away]\nkind = 'sleep'\nhere_s = [3, 1]\ngone_s = [1, 2]\n"
+    );
     let said = wrong(&text);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 3, "{said}");

@@ -112,8 +112,10 @@ impl Caller {
     async fn submit(&self, call: &Call) -> Result<(String, String), String> {
         let profile = &self.profile;
         let name = &profile.names[call.number as usize % profile.names.len()];
-        let params = json!({ "n": call.number, "fill": "x".repeat((profile.params_bytes as usize).saturating_sub(20)) });
-        let body = json!({"name": name, "params": params, "ttl_s": profile.ttl_s, "wait_s": profile.wait_s}).to_string();
+        let params =
+            json!({ "n": call.number, "fill": "x".repeat((profile.params_bytes as usize).saturating_sub(20)) });
+        let body =
+            json!({"name": name, "params": params, "ttl_s": profile.ttl_s, "wait_s": profile.wait_s}).to_string();
         let path = format!("/v1/devices/{}/commands", call.name.device);
         let key = format!("{}-{}", self.run, call.number);
         let within = Duration::from_secs(u64::from(profile.wait_s)) + GRACE;

@@ -145,11 +145,7 @@ impl Drop for Children {
 
 impl Crew {
     /// Waits until all are there, gives each its part, and lets them begin; when that is.
-    pub(super) async fn gather(
-        workers: &Workers,
-        job: &Job,
-        sources: Vec<IpAddr>,
-    ) -> Result<(Self, Instant), String> {
+    pub(super) async fn gather(workers: &Workers, job: &Job, sources: Vec<IpAddr>) -> Result<(Self, Instant), String> {
         let (listen, count, wait) = match workers {
             Workers::None => return Err("there are no workers".to_owned()),
             Workers::Local { count, .. } => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), *count, LOCAL),
@@ -158,9 +154,7 @@ impl Crew {
         let no = |error: io::Error| format!("the coordinator cannot listen on {listen}: {error}");
         let listener = TcpListener::bind(listen).await.map_err(no)?;
         let children = match workers {
-            Workers::Local { count, arguments } => {
-                spawn(listener.local_addr().map_err(no)?, *count, arguments)?
-            }
+            Workers::Local { count, arguments } => spawn(listener.local_addr().map_err(no)?, *count, arguments)?,
             _ => Children::default(),
         };
         let until = tokio::time::Instant::now() + wait;

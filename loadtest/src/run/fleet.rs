@@ -92,7 +92,13 @@ impl Fleet {
     }
 }
 
-fn caller(plan: &Arc<Plan>, api: &Api, tally: &SharedTally, source: Option<IpAddr>, thread: usize) -> Option<Arc<Caller>> {
+fn caller(
+    plan: &Arc<Plan>,
+    api: &Api,
+    tally: &SharedTally,
+    source: Option<IpAddr>,
+    thread: usize,
+) -> Option<Arc<Caller>> {
     let profile = plan.profile.commands.clone()?;
     let http = HttpClient::new(api.target.clone(), source, &api.token);
     let run = format!("{}-{thread}", plan.run);

@@ -14,7 +14,7 @@ use tidegate::auth::signing::SigningKey;
 use crate::device::TokenSource;
 
 /// How long a token lives that is signed here, s: devices that stay longer are told to bring another, and do.
-pub const TOKEN_LIFE_S: u64 = 3_600;
+pub(super) const TOKEN_LIFE_S: u64 = 3_600;
 /// Who a device without a token is taken for by `tidegate dev`: one and the same for all.
 const NOBODY: (&str, &str) = ("dev", "sensor-001");
 
@@ -137,7 +137,9 @@ impl Signer {
             TokenAlgorithm::ES256 => (Algorithm::ES256, EncodingKey::from_ec_pem(pem.as_bytes())),
             TokenAlgorithm::RS256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(pem.as_bytes())),
             TokenAlgorithm::EdDSA => (Algorithm::EdDSA, EncodingKey::from_ed_pem(pem.as_bytes())),
-            TokenAlgorithm::HS256 => return Err(wrong("a shared secret; ES256, RS256 and EdDSA are signed here".into())),
+            TokenAlgorithm::HS256 => {
+                return Err(wrong("a shared secret; ES256, RS256 and EdDSA are signed here".into()));
+            }
         };
         let key = key.map_err(|error| wrong(format!("{}: {error}", file.display())))?;
         let kid = claims.kid.clone().unwrap_or_else(|| known.kid().to_owned());

@@ -94,7 +94,8 @@ pub(super) fn read(urls: &[String], ca: Option<&Path>) -> Result<Vec<Target>, Ta
 
 /// The HTTP API's address: as given (`http://` or `https://`), or that of the target.
 pub(super) fn api(url: &str, ca: Option<&Path>) -> Result<Target, TargetError> {
-    let wrong = || TargetError::Url { url: url.to_owned(), reason: "--api is http://host:port or https://…".to_owned() };
+    let wrong =
+        || TargetError::Url { url: url.to_owned(), reason: "--api is http://host:port or https://…".to_owned() };
     let rest = url.strip_prefix("http").ok_or_else(wrong)?;
     let mut targets = read(&[format!("ws{rest}")], ca)?;
     targets.pop().ok_or_else(wrong)

@@ -4,7 +4,7 @@ use crate::profile::{Profile, Stage};
 
 /// The stages one after the other.
 #[derive(Debug, Clone)]
-pub struct Timeline {
+pub(super) struct Timeline {
     parts: Vec<Part>,
 }
 
@@ -27,7 +27,7 @@ impl Part {
 
 impl Timeline {
     /// The curves of a profile.
-    pub fn of(profile: &Profile) -> Self {
+    pub(super) fn of(profile: &Profile) -> Self {
         let (mut at, mut from, mut clock) = (0.0, 0.0, 0.0);
         let mut parts = Vec::with_capacity(profile.stages.len());
         for stage in &profile.stages {
@@ -40,7 +40,7 @@ impl Timeline {
     }
 
     /// How long all of it takes, s.
-    pub fn total_s(&self) -> f64 {
+    pub(super) fn total_s(&self) -> f64 {
         self.parts.last().map_or(0.0, Part::end)
     }
 
@@ -49,26 +49,26 @@ impl Timeline {
     }
 
     /// The number of the stage at a moment, and the stage.
-    pub fn stage(&self, at: f64) -> Option<(usize, &Stage)> {
+    pub(super) fn stage(&self, at: f64) -> Option<(usize, &Stage)> {
         let index = self.index(at);
         self.parts.get(index).map(|part| (index, &part.stage))
     }
 
     /// The share of the devices that are to be there at a moment.
-    pub fn share(&self, at: f64) -> f64 {
+    pub(super) fn share(&self, at: f64) -> f64 {
         let Some(part) = self.parts.get(self.index(at)) else { return 0.0 };
         let way = ((at - part.at) / part.stage.for_s).clamp(0.0, 1.0);
         part.from + (part.stage.devices - part.from) * way
     }
 
     /// What a device's clock shows at a moment.
-    pub fn clock(&self, at: f64) -> f64 {
+    pub(super) fn clock(&self, at: f64) -> f64 {
         let Some(part) = self.parts.get(self.index(at)) else { return at };
         part.clock + (at - part.at).max(0.0) * part.stage.rate
     }
 
     /// When a device's clock shows this, s since the run began; none where it never does.
-    pub fn when(&self, clock: f64) -> Option<f64> {
+    pub(super) fn when(&self, clock: f64) -> Option<f64> {
         let index = self.parts.partition_point(|part| part.clock <= clock).saturating_sub(1);
         let part = self.parts.get(index)?;
         let at = if part.stage.rate > 0.0 { part.at + (clock - part.clock) / part.stage.rate } else { part.end() };

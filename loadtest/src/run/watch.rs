@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::tally::SharedTally;
 use crate::device::{
-    Acked, Answer, Answered, By, Closed, Command, CommandStatus, Connected, Dropped, Error, Goaway, Next, Refused, Reply, Sent,
-    Watcher,
+    Acked, Answer, Answered, By, Closed, Command, CommandStatus, Connected, Dropped, Error, Goaway, Next, Refused,
+    Reply, Sent, Watcher,
 };
 use crate::figures::{Count, Timing};
 use crate::ledger::Entry;

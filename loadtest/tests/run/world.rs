@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-
 /// A directory that is gone at the end.
 pub struct Scratch(PathBuf);
 

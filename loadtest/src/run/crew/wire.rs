@@ -44,9 +44,14 @@ pub(super) enum Frame {
     Ready,
     Start(Start),
     /// What was counted since the last one.
-    Sample { told: Told, figures: Box<Figures> },
+    Sample {
+        told: Told,
+        figures: Box<Figures>,
+    },
     /// Finish, or close at once.
-    Order { abort: bool },
+    Order {
+        abort: bool,
+    },
     Ledger(Vec<u8>),
     Done,
     /// It cannot go on, and why.
@@ -157,7 +162,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_frame_is_refused() {
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0, 0, 0, 0, 77], &[0, 0, 0, 9, 1, b'{'], &[0, 0, 0, 2, 5, 0, 0]] {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0, 0, 0, 0, 77], &[0, 0, 0, 9, 1, b'{'], &[0, 0, 0, 2, 5, 0, 0]]
+        {
             assert!(read(&mut &bytes[..]).await.is_err(), "{bytes:?}");
         }
     }
