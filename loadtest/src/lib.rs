@@ -1,4 +1,6 @@
 //! Simulated devices for Tidegate: the load client, and the benchmarks with the baselines they are measured against.
+//!
+//! [`device`] is also the Rust device client: a library for whoever writes a device or simulates one.
 
 pub mod bench;
 pub mod client;
