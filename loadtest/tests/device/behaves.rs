@@ -284,6 +284,7 @@ async fn it_comes_and_goes_as_it_is_told() {
     let fake = Fake::start().await;
     let (handle, log) = device(options(&fake.url()));
     let mut session = fake.welcome(json!({})).await;
+    log.wait("connected", 1).await;
     handle.disconnect(How::Close, Then::StayAway);
     assert_eq!(session.until_close().await, Some(1000));
     assert_eq!(log.wait("closed", 1).await, "closed None by Device: it was told to; stays away");
@@ -309,8 +310,9 @@ async fn a_device_that_is_not_to_come_back_does_not_and_one_without_a_handle_is_
     drop(fake.welcome(json!({})).await);
     assert!(log.wait("closed", 1).await.ends_with("stays away"));
     drop(handle);
-    let (handle, _log) = device(options(&fake.url()));
+    let (handle, log) = device(options(&fake.url()));
     let mut session = fake.welcome(json!({})).await;
+    log.wait("connected", 1).await;
     drop(handle);
     assert_eq!(session.until_close().await, None);
 }

@@ -271,7 +271,9 @@ impl Gateway {
     pub fn token(&self, sub: &str, scopes: &[&str]) -> String {
         let mut command = Command::new(program());
         command.args(["token", "--sub", sub, "--tenant", "acme", "--key"]).arg(self.signing_key());
-        scopes.iter().for_each(|scope| drop(command.args(["--scope", scope])));
+        for scope in scopes {
+            command.args(["--scope", scope]);
+        }
         let output = command.output().expect("tidegate token runs");
         assert!(output.status.success(), "tidegate token: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("a token is ASCII").trim().to_owned()
