@@ -6,7 +6,7 @@
 //! JSON, CBOR or Protobuf; compressed or not; over TLS or not.
 //!
 //! [`start`] begins a device on the present tokio runtime: one task, which sleeps while nothing happens and holds about
-//! a kilobyte, so that tens of thousands run in one process. Give it updates by its [`Handle`], and hear what becomes of
+//! two kilobytes (`tests/device_memory.rs` measures it), so that tens of thousands run in one process. Give it updates by its [`Handle`], and hear what becomes of
 //! them by a [`Watcher`]. `loadtest/examples/device.rs` is a whole device.
 //!
 //! The protocol's decisions are in [`state`] and what it holds, without I/O or a clock of their own.
@@ -35,7 +35,8 @@ pub use events::{
 };
 pub use handle::{Handle, How, NotTaken, Then};
 pub use options::{
-    Malformed, Manners, OnFull, Options, Reconnect, TokenFuture, TokenRequest, TokenSource, UrlError, trusting,
+    Malformed, Manners, OnFull, Options, Reconnect, TokenFetcher, TokenFuture, TokenMaker, TokenRequest, TokenSource,
+    UrlError, trusting,
 };
 pub use task::start;
 pub use tidegate::protocol::Encoding;

@@ -184,7 +184,7 @@ mod tests {
 
     fn sample(number: u64) -> Update {
         Update {
-            kind: if number % 2 == 0 { Kind::Update } else { Kind::Status },
+            kind: if number.is_multiple_of(2) { Kind::Update } else { Kind::Status },
             name: Some("tem\"p".into()),
             value: format!(" {{\"n\":{number},\"x\":[1.5,null,\"é\"]}} "),
             timestamp_ms: Some(1_748_522_700_000),

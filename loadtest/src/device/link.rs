@@ -49,8 +49,8 @@ pub(super) struct Opened {
 
 /// Connects and awaits the `welcome`, all within the time the options allow.
 pub(super) async fn open(options: Arc<Options>, boot: Arc<str>, fresh: bool, key: [u8; 16]) -> Result<Opened, Error> {
-    let token = token(&options.token, &options.device_id, fresh).await.map_err(Error::Token)?;
     let opening = async {
+        let token = token(&options.token, &options.device_id, fresh).await.map_err(Error::Token)?;
         let stream::Opened { mut stream, began, tls } = stream::open(&options).await?;
         let agreed = upgrade::upgrade(&mut stream, &options, &boot, token.as_deref(), key).await?;
         let limit = options.max_bytes.unwrap_or(MESSAGE_BYTES);

@@ -15,6 +15,12 @@ use tidegate::protocol::Encoding;
 /// A token being fetched.
 pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
+/// Makes tokens.
+pub type TokenMaker = dyn Fn(TokenRequest<'_>) -> Result<String, String> + Send + Sync;
+
+/// Fetches tokens.
+pub type TokenFetcher = dyn Fn(TokenRequest<'_>) -> TokenFuture + Send + Sync;
+
 /// What is asked of a [`TokenSource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenRequest<'a> {
@@ -34,9 +40,9 @@ pub enum TokenSource {
     /// Always the same.
     Fixed(Arc<str>),
     /// Made on the spot; the call must not block.
-    Make(Arc<dyn Fn(TokenRequest<'_>) -> Result<String, String> + Send + Sync>),
+    Make(Arc<TokenMaker>),
     /// Fetched from somewhere.
-    Fetch(Arc<dyn Fn(TokenRequest<'_>) -> TokenFuture + Send + Sync>),
+    Fetch(Arc<TokenFetcher>),
 }
 
 impl fmt::Debug for TokenSource {
@@ -137,8 +143,8 @@ pub struct UrlError(pub String);
 /// Who a device is, where it connects and how it behaves. A clone is cheap: what is large is shared.
 #[derive(Clone)]
 pub struct Options {
-    /// The gateway, `ws://` or `wss://`. Without a path: `/v1/device`.
-    pub(super) uri: Uri,
+    /// The gateway, `ws://` or `wss://`, which [`Options::new`] sees to. Without a path: `/v1/device`.
+    pub uri: Uri,
     /// Connects here whatever the URL's host resolves to, which still goes into TLS and the request.
     pub address: Option<SocketAddr>,
     /// Connects from here, such as one of 127.0.0.x, each of which has ports of its own.

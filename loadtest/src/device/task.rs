@@ -24,6 +24,8 @@ const LEAVING: Duration = Duration::from_secs(2);
 const TOKEN_AGAIN: Duration = Duration::from_secs(10);
 /// Reads in a row before others get their turn.
 const READS: usize = 16;
+/// With more than this waiting for the socket nothing is read.
+const UNREAD: usize = 1024 * 1024;
 /// How often one that reads slowly reads.
 const SLOW_TICK: Duration = Duration::from_millis(100);
 
@@ -207,6 +209,7 @@ impl Task {
             Some(old) => {
                 self.closed(&old, None, "it moved", By::Device, Next::Replaced, now);
                 self.leave(old, 1000, now);
+                self.conduct.state.plan.left(now);
                 Some(Duration::ZERO)
             }
             None => self.ended_at.map(|ended| now.saturating_duration_since(ended)),
@@ -301,7 +304,8 @@ impl Task {
         }
         for turn in 0.. {
             let most = self.may_read(now);
-            if most == 0 || self.conduct.ending.is_some() {
+            // Who sends without reading the answers is read no further.
+            if most == 0 || self.conduct.ending.is_some() || link.waiting() > UNREAD {
                 break;
             }
             if turn == READS {
