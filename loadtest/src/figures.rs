@@ -224,8 +224,8 @@ pub struct Verdict {
     pub lost: Finding,
     /// In the topic twice under one id with unlike payloads, or twice though they were sent once.
     pub doubled: Finding,
-    /// In the topic for the first time behind one with a higher `seq` of the same boot, or in another partition than that:
-    /// a device that sends the lowest first, as it must, never causes it.
+    /// In the topic for the first time behind one with a higher `seq` of the same boot, or in another partition than
+    /// that: a device that sends the lowest first, as it must, never causes it.
     pub reordered: Finding,
     /// Acked and refused.
     pub acked_and_refused: Finding,
@@ -245,8 +245,8 @@ pub struct Verdict {
     /// Of them those of other devices and boots, presence, and updates without a `seq`.
     #[serde(default)]
     pub skipped: u64,
-    /// Whether the topics were read to their end and everything sent was noted: false makes the counts above worth nothing,
-    /// and `lost` is not even looked for.
+    /// Whether the topics were read to their end and everything sent was noted: false makes the counts above worth
+    /// nothing, and `lost` is not even looked for.
     pub complete: bool,
     /// Why it is not complete.
     #[serde(default)]

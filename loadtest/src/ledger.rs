@@ -1,14 +1,17 @@
-//! The ledger: what devices sent and were told, and what callers heard of their commands, held against what lies in Kafka.
+//! The ledger: what devices sent and were told, and what callers heard of their commands, held against what lies in
+//! Kafka.
 //!
-//! It is kept while a run goes on and judged at its end. A device's task takes its own [`Entry`] and tells it of everything it
-//! writes and hears; a call costs some tens of nanoseconds, since an entry's lock is its own and nobody else waits for it.
-//! Callers of commands tell the [`Ledger`] itself. [`Ledger::check`] then reads the topics from where they ended as the run
-//! began ([`KafkaTarget::mark`]) to where they end now.
+//! It is kept while a run goes on and judged at its end. A device's task takes its own [`Entry`] and tells it of
+//! everything it writes and hears; a call costs 60 to 150 ns (of one device; of 10,000 in turn), since an entry's lock
+//! is its own and nobody waits for it. Callers of commands tell the [`Ledger`] itself. [`Ledger::check`] then reads the
+//! topics from where they ended as the run began ([`KafkaTarget::mark`]) to where they end now.
 //!
-//! **Memory.** A message takes six bytes: 32 bits of its digest, and what became of it (the state of the check included); nine
-//! with the room a growing list keeps. A gap in a device's numbers takes 16 more, a device and a boot some 300, a command 120. Ten
-//! million messages of 10,000 devices take 70 to 100 MB. [`Ledger::LIMIT`] bounds it: what comes above is not noted, and the verdict says
-//! that it is not complete. While topics are read, their records take some 40 MB more.
+//! **Memory.** A message takes six bytes: 32 bits of its digest, and what became of it (the state of the check
+//! included); nine with the room a growing list keeps. A gap in a device's numbers takes 16 more, a device and a boot
+//! some 300, a command 120. Ten million messages take 65 to 100 MB, as lists happen to be full, and 40 MB as bytes;
+//! judging as many records takes 10 s of one core beside what Kafka's client takes
+//! (`ten_million_messages_take_under_500_mb` measures it). [`Ledger::LIMIT`] bounds it: what comes above is not noted,
+//! and the verdict says that it is not complete. While topics are read, their records take some 40 MB more.
 //!
 //! **What is a fault** is said at the fields of [`Verdict`]. An altered message goes unnoticed with a chance of one in
 //! four billion, since 32 bits of a digest are kept. A message may stand in the topic as often as it was sent.
@@ -193,8 +196,8 @@ impl Ledger {
         self.call(id, Call { device, heard: Call::ACCEPTED });
     }
 
-    /// The caller heard a command's end: whether it `succeeded`, or failed in whatever way (expired, rejected, cancelled). Not
-    /// for a caller that gave up waiting: what was accepted and has no end is found by that.
+    /// The caller heard a command's end: whether it `succeeded`, or failed in whatever way (expired, rejected,
+    /// cancelled). Not for a caller that gave up waiting: what was accepted and has no end is found by that.
     pub fn ended(&self, id: &str, succeeded: bool) {
         let heard = if succeeded { Call::SUCCEEDED } else { Call::FAILED };
         self.call(id, Call { device: 0, heard });
@@ -225,8 +228,8 @@ impl Ledger {
         self.bound.missed.load(Ordering::Relaxed)
     }
 
-    /// Takes over what another one knows: of other devices, or of the same. Where it would not fit, nothing of it is taken,
-    /// and all of it counts as missed.
+    /// Takes over what another one knows: of other devices, or of the same. Where it would not fit, nothing of it is
+    /// taken, and all of it counts as missed.
     pub fn merge(&self, other: Self) {
         self.bound.missed.fetch_add(other.missed(), Ordering::Relaxed);
         if self.bytes().saturating_add(other.bytes()) > self.bound.limit {
@@ -264,9 +267,10 @@ impl Ledger {
         bytes::read(bytes).map_err(LedgerError::Bytes)
     }
 
-    /// Reads the topics from `since` to their ends as they are now, and judges everything. Takes `within` at most, and gives up after
-    /// 30 s in which nothing came: the verdict is then not complete and says why. Tells `progress` about every 10,000 records how
-    /// many of how many were read. Blocks: call it from a thread that may, once the devices are gone.
+    /// Reads the topics from `since` to their ends as they are now, and judges everything. Takes `within` at most, and
+    /// gives up after 30 s in which nothing came: the verdict is then not complete and says why. Tells `progress` about
+    /// every 10,000 records how many of how many were read. Blocks: call it from a thread that may, once the devices
+    /// are gone.
     pub fn check(
         &self,
         kafka: &KafkaTarget,
@@ -277,7 +281,8 @@ impl Ledger {
         self.check_through(kafka, since, within, progress, &mut |record, pass| pass(record))
     }
 
-    /// [`Ledger::check`] with every record given to `filter` first, which passes on what it likes: for tests of the ledger itself.
+    /// [`Ledger::check`] with every record given to `filter` first, which passes on what it likes: for tests of the
+    /// ledger itself.
     pub fn check_through(
         &self,
         kafka: &KafkaTarget,
@@ -328,13 +333,15 @@ fn merge_pages(mine: &mut Page, theirs: Page) {
 }
 
 impl Entry {
-    /// An update was written to the socket, for the first time or again; `digest` is that of [`digest()`]. To be told before the
-    /// ack can come. `boot` is what the gateway scopes `seq` by: the device's boot, or the session's id where it gave none.
+    /// An update was written to the socket, for the first time or again; `digest` is that of [`digest()`]. To be told
+    /// before the ack can come. `boot` is what the gateway scopes `seq` by: the device's boot, or the session's id
+    /// where it gave none.
     pub fn sent(&self, boot: &str, seq: u64, digest: u64) {
         self.write(boot, |book| book.sent(seq, fold_digest(digest)));
     }
 
-    /// An update was acked: each of those that a cumulative ack covers, and those that a `resume_after` says are stored.
+    /// An update was acked: each of those that a cumulative ack covers, and those that a `resume_after` says are
+    /// stored.
     pub fn acked(&self, boot: &str, seq: u64) {
         self.write(boot, |book| book.told(seq, Mark::ACKED));
     }
@@ -354,8 +361,8 @@ impl Entry {
         lock(&self.page).work(&self.bound, id, Work::ran);
     }
 
-    /// The device gave a command's end, for the first time or again: whether it `succeeded`, and the JSON text of `result`. Not for
-    /// `received` and `running`.
+    /// The device gave a command's end, for the first time or again: whether it `succeeded`, and the JSON text of
+    /// `result`. Not for `received` and `running`.
     pub fn answered(&self, id: &str, succeeded: bool, result: Option<&str>) {
         let answer = result.map_or(0, |result| fold_digest(digest::of_json(result)));
         lock(&self.page).work(&self.bound, id, |work| work.answered(succeeded, answer));

@@ -1,5 +1,5 @@
-//! The ledger against a real Kafka: records pass a filter between the topic and the judge, which loses, doubles, swaps or alters
-//! one. Each must be named, and nothing else.
+//! The ledger against a real Kafka: records pass a filter between the topic and the judge, which loses, doubles, swaps
+//! or alters one. Each must be named, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::future::Future;
@@ -25,7 +25,9 @@ const UPDATES: u64 = 50;
 
 fn brokers() -> String {
     std::env::var("TIDEGATE_TEST_KAFKA").unwrap_or_else(|_| {
-        panic!("this test needs a Kafka: run it by `tests/run -p tidegate-loadtest --test ledger`, or set TIDEGATE_TEST_KAFKA=host:port")
+        panic!(
+            "this test needs a Kafka: `tests/run -p tidegate-loadtest --test ledger`, or TIDEGATE_TEST_KAFKA=host:port"
+        )
     })
 }
 
@@ -101,7 +103,8 @@ impl Gateway {
     }
 }
 
-/// What a device says in its `seq`th message, as the gateway has it from a CBOR device; the ledger is told as a JSON device would.
+/// What a device says in its `seq`th message, as the gateway has it from a CBOR device; the ledger is told as a JSON
+/// device would.
 fn say(gateway: &Gateway, device: &str, seq: u64) -> u64 {
     let (topic, kind) = if seq.is_multiple_of(5) { (Topic::Status, "status") } else { (Topic::Telemetry, "update") };
     let stored = format!(

@@ -5,7 +5,8 @@ use std::mem::size_of;
 /// Where a boot's messages can be: the two topics.
 pub(super) const TOPICS: usize = 2;
 
-/// What is known of one message: how often it was sent (bits 0 to 3) and found in the topic (4 to 7), and what it was told.
+/// What is known of one message: how often it was sent (bits 0 to 3) and found in the topic (4 to 7), and what it was
+/// told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Mark(pub(super) u16);
 

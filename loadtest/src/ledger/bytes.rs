@@ -1,8 +1,8 @@
-//! A ledger as bytes: what is alike is written once, numbers are as long as they need, and a digest at the end finds what was cut
-//! or changed on the way.
+//! A ledger as bytes: what is alike is written once, numbers are as long as they need, and a digest at the end finds
+//! what was cut or changed on the way.
 //!
-//! `TGL1`, missed, devices (name, boots (boot, runs (gap, length), digests of four bytes, runs of marks), works), calls,
-//! digest of eight bytes. Numbers are LEB128; lists and texts begin with their length.
+//! `TGL1`, missed, devices (name, boots (boot, runs (gap, length), digests of four bytes, runs of marks), works),
+//! calls, digest of eight bytes. Numbers are LEB128; lists and texts begin with their length.
 
 use std::sync::atomic::Ordering;
 

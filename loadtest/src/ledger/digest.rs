@@ -26,8 +26,8 @@ const NOTHING: u64 = 10;
 /// Below it, a double without a fraction is an integer of 64 bits.
 const INTEGERS: f64 = 9_223_372_036_854_775_808.0;
 
-/// The digest of an update: `kind` is its `type` (`update`, `status`, or `<name>_update`, which is `update` with that name),
-/// `value` JSON text. It is the same in every process of one version, and costs well under a microsecond.
+/// The digest of an update: `kind` is its `type` (`update`, `status`, or `<name>_update`, which is `update` with that
+/// name), `value` JSON text. It is the same in every process of one version, and costs well under a microsecond.
 pub fn digest(kind: &str, name: Option<&str>, value: &str, timestamp_ms: Option<i64>) -> u64 {
     let (kind, name) = match (kind.strip_suffix("_update"), name) {
         (Some(short), None) => ("update", Some(short)),
