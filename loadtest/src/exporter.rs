@@ -16,6 +16,7 @@
 
 mod families;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,7 +46,6 @@ pub struct ExporterError {
 type Shown = Arc<Mutex<Option<Arc<Progress>>>>;
 
 /// The server of `/metrics`; it ends when this is dropped.
-#[derive(Debug)]
 pub struct Exporter {
     address: SocketAddr,
     shown: Shown,
@@ -76,6 +76,12 @@ impl Exporter {
     pub fn show(&self, progress: &Progress) {
         let progress = Arc::new(progress.clone());
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Exporter").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

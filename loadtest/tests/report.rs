@@ -54,7 +54,12 @@ fn opened(dir: &Path, page: &Path, width: u32) -> Value {
     let profile = tempfile::tempdir().unwrap();
     let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]);
-    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]);
+    command.args([
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+    ]);
     command.args(["--enable-logging=stderr", "--dump-dom"]).arg(format!("--window-size={width},900"));
     command.arg(format!("--user-data-dir={}", profile.path().display())).arg(format!("file://{}", page.display()));
     command.stdout(File::create(&dom).unwrap()).stderr(File::create(&log).unwrap()).process_group(0);
@@ -64,7 +69,8 @@ fn opened(dir: &Path, page: &Path, width: u32) -> Value {
         assert!(since.elapsed() < PATIENCE, "the browser does not end: {}", log.display());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (dom, log) = (fs::read_to_string(&dom).unwrap(), String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned());
+    let (dom, log) =
+        (fs::read_to_string(&dom).unwrap(), String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned());
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     let found = dom.split("<pre id=\"probe\">").nth(1).unwrap_or_else(|| panic!("the probe did not run:\n{log}"));
@@ -75,7 +81,8 @@ fn opened(dir: &Path, page: &Path, width: u32) -> Value {
 /// A report as it is written, and beside it the same with the ears and the probe in it.
 fn probed(dir: &Path, outcome: &Outcome) -> PathBuf {
     let written = fs::read_to_string(report::write(dir, outcome).unwrap()).unwrap();
-    let (head, body) = (written.replacen("<head>", &format!("<head>{EARS}"), 1), format!("<script>{PROBE}</script></body>"));
+    let (head, body) =
+        (written.replacen("<head>", &format!("<head>{EARS}"), 1), format!("<script>{PROBE}</script></body>"));
     let page = dir.join("probed.html");
     fs::write(&page, head.replacen("</body>", &body, 1)).unwrap();
     page

@@ -1,6 +1,6 @@
 //! From text to a threshold, with the place of what cannot be read.
 
-use super::{Bound, LEDGER, OPERATORS, Operator, STATISTICS, Statistic, Threshold, ThresholdError, What};
+use super::{Bound, LEDGER, OPERATORS, Operator, STATISTICS, Threshold, ThresholdError, What};
 use crate::figures::{Count, Timing};
 
 /// Two names are alike enough to suggest one for the other.
