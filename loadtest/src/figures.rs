@@ -356,10 +356,8 @@ mod tests {
     #[test]
     fn what_takes_long_is_told_from_what_takes_short() {
         let (mut figures, mut other) = (Figures::default(), Figures::default());
-        for (us, into) in [(3, &mut figures), (250_000, &mut figures), (90_000_000, &mut other), (u64::MAX, &mut other)]
-        {
-            into.time(Timing::Ack, Duration::from_micros(us));
-        }
+        [3, 250_000].into_iter().for_each(|us| figures.time(Timing::Ack, Duration::from_micros(us)));
+        [90_000_000, u64::MAX].into_iter().for_each(|us| other.time(Timing::Ack, Duration::from_micros(us)));
         figures.merge(&other);
         let times = figures.timing(Timing::Ack);
         let near = |quantile: f64, wanted: u64| times.value_at_quantile(quantile).abs_diff(wanted) <= wanted / 1000;
