@@ -31,5 +31,4 @@ pub mod wire;
 
 #[cfg(test)]
 #[path = "../tests/support/sample.rs"]
-#[allow(unreachable_pub, reason = "shared with tests outside of the crate")]
 mod sample;

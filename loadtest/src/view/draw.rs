@@ -8,7 +8,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
 use ratatui::text::Line;
-use ratatui::widgets::{Block, Paragraph};
+use ratatui::widgets::{Block, Paragraph, Wrap};
 
 use crate::figures::{Moment, Progress, Timing};
 
@@ -48,7 +48,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
         return;
     };
     if area.width < LEAST.0 || area.height < LEAST.1 {
-        let text = format!("{} {}: the window is too small", progress.profile, parts::clocks(progress));
+        let text = format!("window too small · {}", parts::clocks(progress));
         frame.render_widget(Paragraph::new(text), area);
     } else if area.width >= ROOMY.0 && area.height >= ROOMY.1 {
         roomy(frame, screen, progress);
@@ -58,7 +58,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 }
 
 fn roomy(frame: &mut Frame<'_>, screen: &Screen, progress: &Progress) {
-    let warnings = progress.warnings.len().min(4) as u16;
+    let width = usize::from(frame.area().width);
+    let lines = |warning: &String| (warning.chars().count() + 2).div_ceil(width.saturating_sub(8));
+    let warnings = progress.warnings.iter().map(lines).sum::<usize>().min(4) as u16;
     let rows = [Constraint::Length(3), Constraint::Min(10), Constraint::Length(warnings), Constraint::Length(2)];
     let [head, middle, warned, foot] = Layout::vertical(rows).areas(frame.area());
     header(frame, head, progress);
@@ -77,7 +79,8 @@ fn roomy(frame: &mut Frame<'_>, screen: &Screen, progress: &Progress) {
     frame.render_widget(Paragraph::new(parts::closes(progress, inner)), inner);
     let inner = boxed(frame, errors, " errors ");
     frame.render_widget(Paragraph::new(parts::errors(progress, inner)), inner);
-    frame.render_widget(Paragraph::new(parts::warnings(progress, warned)), warned);
+    let text = Paragraph::new(parts::warnings(progress, warned)).wrap(Wrap { trim: true });
+    frame.render_widget(text, warned);
     frame.render_widget(Paragraph::new(vec![parts::ledger(progress), parts::help(screen)]), foot);
 }
 
@@ -164,17 +167,20 @@ mod tests {
     #[test]
     fn a_roomy_terminal_shows_everything() {
         let lines = drawn(120, 40, &screen());
-        has(&lines, &["steady → wss://gateway.example:8443", "running  5:05 / 10:00", "50%"]);
+        has(&lines, &["steady → wss://gateway.example:8443", "running  5:05 / 10:00", "51%"]);
         has(&lines, &["connected", "acked", "failures", "p99.9", "ack_uncorrected", "lateness"]);
         has(&lines, &["wanted", "1,500", "paused", "in flight", "1012 restart", "412", "connection refused", "310"]);
-        has(&lines, &["The generator was the bottleneck", "acked so far", "q or Ctrl-C ends the run"]);
+        has(
+            &lines,
+            &["The generator was the bottleneck", "machine of its own", "acked so far", "q or Ctrl-C ends the run"],
+        );
         assert!(lines.iter().any(|line| line.contains('█')), "{}", lines.join("\n"));
     }
 
     #[test]
     fn sixty_by_sixteen_shows_what_matters() {
         let lines = drawn(60, 16, &screen());
-        has(&lines, &["steady → wss://gateway", "running  5:05 / 10:00", "50%", "of 1,500", "acked", "failures"]);
+        has(&lines, &["steady → wss://gateway", "running  5:05 / 10:00", "51%", "of 1,500", "acked", "failures"]);
         has(&lines, &["p50", "p99", "max", "ack ", "1012", "310", "! The generator", "acked so far", "q or Ctrl-C"]);
     }
 
@@ -187,7 +193,7 @@ mod tests {
                 drawn(width, height, &empty);
             }
         }
-        has(&drawn(38, 10, &screen), &["the window is too small"]);
+        has(&drawn(38, 10, &screen), &["window too small · 5:05 / 10:00"]);
     }
 
     #[test]

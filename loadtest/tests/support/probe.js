@@ -1,4 +1,4 @@
-// What a report is like as a browser shows it, as JSON in <pre id="probe">.
+// What a report is like as a browser shows it, as JSON in an element of its own at the end.
 (() => {
   const say = (element) => `${element.tagName.toLowerCase()}.${element.getAttribute("class") ?? ""} ${(element.textContent ?? "").slice(0, 40)}`;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];

@@ -128,12 +128,12 @@ fn outcome(trouble: bool) -> Outcome {
 }
 
 /// A run in which all is well.
-pub fn passed() -> Outcome {
+pub(crate) fn passed() -> Outcome {
     outcome(false)
 }
 
 /// A run in which a node went down: three updates lost, a threshold breached, a generator that was late.
-pub fn failed() -> Outcome {
+pub(crate) fn failed() -> Outcome {
     let mut outcome = outcome(true);
     if let Some(verdict) = &mut outcome.ledger {
         verdict.stored -= 3;
@@ -156,13 +156,13 @@ pub fn failed() -> Outcome {
 
 /// The troubled run as it is seen in its sixth minute.
 #[allow(dead_code, reason = "not every test that shares this file needs it")]
-pub fn progress() -> Progress {
+pub(crate) fn progress() -> Progress {
     progress_of(&failed())
 }
 
 /// A run as it was in its sixth minute.
 #[allow(dead_code, reason = "not every test that shares this file needs it")]
-pub fn progress_of(outcome: &Outcome) -> Progress {
+pub(crate) fn progress_of(outcome: &Outcome) -> Progress {
     Progress {
         profile: outcome.profile.clone(),
         target: outcome.target.clone(),

@@ -50,7 +50,9 @@ pub(super) fn rates(frame: &mut Frame<'_>, area: Rect, screen: &Screen, rates: &
     let areas = Layout::vertical(rates.iter().map(|_| Constraint::Fill(1))).split(area);
     for ((name, part, colour), area) in rates.iter().zip(areas.iter()) {
         let columns = [Constraint::Length(10), Constraint::Length(8), Constraint::Min(0)];
-        let [label, value, curve] = Layout::horizontal(columns).areas(*area);
+        // Where there is room, a line between curves tells them apart.
+        let height = if area.height > 2 { area.height - 1 } else { area.height };
+        let [label, value, curve] = Layout::horizontal(columns).areas(Rect { height, ..*area });
         let values: Vec<u64> = screen.moments.iter().map(part).collect();
         let last = values.last().copied().unwrap_or(0);
         frame.render_widget(Line::from(*name).dim(), label);
