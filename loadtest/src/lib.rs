@@ -1,5 +1,7 @@
 //! Simulated devices for Tidegate: the device client, the load tester, and the benchmarks with the baselines they are
 //! measured against.
+//!
+//! [`device`] is also the Rust device client: a library for whoever writes a device or simulates one.
 
 // What tests of the library and of what is around it share names the crate as those around it do.
 #[cfg(test)]

@@ -329,7 +329,7 @@ impl Run {
                 verdict = &mut checking => return verdict.ok(),
                 _ = ticks.tick() => {
                     let (read, of) = *read.borrow();
-                    let phase = format!("checking the ledger: {read} of {of} records");
+                    let phase = if of > 0 { format!("checking the ledger ({} %)", read * 100 / of) } else { "checking the ledger".to_owned() };
                     show(&self.collector.progress(last, &phase, Instant::now()));
                 }
             }
