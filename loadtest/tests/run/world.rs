@@ -1,5 +1,7 @@
 //! Gateways and load testers as processes.
 
+#![allow(unreachable_pub, missing_docs, reason = "a module of one test")]
+
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
