@@ -194,7 +194,7 @@ mod tests {
         command.build();
         for command in command.get_subcommands() {
             for flag in command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| *flag != "help") {
-                assert!(book.contains(&format!("`--{flag}")), "{} --{flag}", command.get_name());
+                assert!(book.contains(&format!("--{flag}")), "{} --{flag}", command.get_name());
             }
         }
     }

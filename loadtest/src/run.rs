@@ -94,6 +94,8 @@ pub enum Workers {
         count: u32,
         /// `--signing-key …` and the like.
         arguments: Vec<String>,
+        /// For callers of commands; not among the arguments, which others can see.
+        app_token: Option<String>,
     },
     /// So many that connect here.
     Remote {
@@ -224,8 +226,14 @@ impl Run {
         let mut warnings = Vec::new();
         let targets = target::read(&settings.targets, settings.ca.as_deref())?;
         targets.iter().try_for_each(Target::probe)?;
-        let identities = Identities::of(&settings.credentials, &settings.prefix, settings.devices)?;
-        let can_call = settings.app_token.is_some() || identities.caller().is_some();
+        // Workers of other machines have what they need themselves, or say that they have not.
+        let remote = matches!(settings.workers, Workers::Remote { .. });
+        let identities = if remote {
+            Identities::Nobody
+        } else {
+            Identities::of(&settings.credentials, &settings.prefix, settings.devices)?
+        };
+        let can_call = remote || settings.app_token.is_some() || identities.caller().is_some();
         if settings.profile.commands.is_some() && !can_call {
             settings.profile.commands = None;
             warnings.push("no commands were sent: their callers need --signing-key or --app-token".to_owned());

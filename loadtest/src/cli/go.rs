@@ -22,7 +22,9 @@ const SECRET: [&str; 2] = ["--app-token", "--kafka-property"];
 pub(super) fn run(flags: &RunFlags) -> u8 {
     let workers = match flags.workers {
         None => Workers::None,
-        Some(count) => Workers::Local { count, arguments: flags.who.arguments() },
+        Some(count) => {
+            Workers::Local { count, arguments: flags.who.arguments(), app_token: flags.who.app_token.clone() }
+        }
     };
     begin(&flags.load, &flags.who, workers)
 }

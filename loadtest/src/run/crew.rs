@@ -37,6 +37,8 @@ const PREPARING: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(20);
 /// From the word to begin to the beginning.
 const START_MS: u64 = 500;
+/// Where a worker finds the token of callers.
+const APP_TOKEN: &str = "TIDEGATE_LOADTEST_APP_TOKEN";
 /// How long children get to end by themselves.
 const ENDING: Duration = Duration::from_secs(3);
 
@@ -154,7 +156,9 @@ impl Crew {
         let no = |error: io::Error| format!("the coordinator cannot listen on {listen}: {error}");
         let listener = TcpListener::bind(listen).await.map_err(no)?;
         let children = match workers {
-            Workers::Local { count, arguments } => spawn(listener.local_addr().map_err(no)?, *count, arguments)?,
+            Workers::Local { count, arguments, app_token } => {
+                spawn(listener.local_addr().map_err(no)?, *count, arguments, app_token.as_deref())?
+            }
             _ => Children::default(),
         };
         let until = tokio::time::Instant::now() + wait;
@@ -321,7 +325,7 @@ async fn tell(mut write: OwnedWriteHalf, mut orders: mpsc::Receiver<Order>) {
 
 /// Starts workers on this machine. A Ctrl-C at the terminal is for the coordinator, which tells them: so they are in
 /// process groups of their own.
-fn spawn(address: SocketAddr, count: u32, arguments: &[String]) -> Result<Children, String> {
+fn spawn(address: SocketAddr, count: u32, arguments: &[String], app_token: Option<&str>) -> Result<Children, String> {
     let program = std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
     let mut children = Children::default();
     for _ in 0..count {
@@ -329,6 +333,7 @@ fn spawn(address: SocketAddr, count: u32, arguments: &[String]) -> Result<Childr
             .arg("worker")
             .args(["--coordinator", &address.to_string()])
             .args(arguments)
+            .envs(app_token.map(|token| (APP_TOKEN, token)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

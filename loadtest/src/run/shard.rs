@@ -21,7 +21,7 @@ use super::watch::Watch;
 use crate::device::{self, Handle, How, Kind, NotTaken, Then};
 use crate::figures::{Count, Timing};
 use crate::ledger::Ledger;
-use crate::profile::{AwayKind, Profile};
+use crate::profile::{AwayKind, Commands, Profile};
 use agenda::{Agenda, Event, Poisson, What};
 
 /// How often the curves are looked at.
@@ -84,6 +84,9 @@ pub(super) struct Shard {
     slots: Vec<Slot>,
     /// The first so many of them are in.
     present: usize,
+    /// Of them those that are away by their own plan.
+    away: usize,
+    commands: Option<Arc<Commands>>,
     agenda: Agenda,
     churn: Poisson,
     calls: Poisson,
@@ -108,7 +111,10 @@ impl Shard {
         let slots: Vec<Slot> = numbers.map(slot).collect();
         let rng = Rng::with_seed(plan.seed ^ slots.first().map_or(0, |slot| u64::from(slot.number)));
         let (agenda, churn, calls) = (Agenda::default(), Poisson::default(), Poisson::default());
-        Self { plan, tally, caller, slots, present: 0, agenda, churn, calls, called: 0, stage: None, rng }
+        // One for all devices.
+        let commands = plan.profile.commands.clone().map(Arc::new);
+        let (present, away, called, stage) = (0, 0, 0, None);
+        Self { plan, tally, caller, slots, present, away, commands, agenda, churn, calls, called, stage, rng }
     }
 
     /// Runs until it is told to finish, then closes everything.
@@ -142,9 +148,8 @@ impl Shard {
     /// Lets devices come and go as the curve says.
     fn follow(&mut self, now: f64) {
         let share = self.plan.timeline.share(now);
-        let wanted = (share * self.slots.len() as f64).round() as usize;
-        self.tally.lock().gauges.wanted = wanted as u64;
-        while self.present < wanted.min(self.slots.len()) {
+        let wanted = ((share * self.slots.len() as f64).round() as usize).min(self.slots.len());
+        while self.present < wanted {
             self.arrive(self.present, now);
             self.present += 1;
         }
@@ -152,6 +157,7 @@ impl Shard {
             self.present -= 1;
             self.depart(self.present);
         }
+        self.tally.lock().gauges.wanted = (self.present - self.away) as u64;
     }
 
     fn arrive(&mut self, index: usize, now: f64) {
@@ -178,6 +184,7 @@ impl Shard {
     fn depart(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.visit += 1;
+        self.away -= usize::from(matches!(slot.place, Place::Away(_)));
         slot.place = Place::Out;
         if let Some(handle) = &slot.handle {
             handle.disconnect(How::Close, Then::StayAway);
@@ -204,7 +211,7 @@ impl Shard {
             options.source = Some(plan.sources[at]);
         }
         let entry = plan.noted.then(|| plan.ledger.device(&name.tenant, &name.device));
-        let commands = plan.profile.commands.clone().map(Arc::new);
+        let commands = self.commands.clone();
         let (first, returns) = (slot.boot == 0, Arc::clone(&slot.returns));
         let watch = Watch::new(self.tally.clone(), first, plan.began, returns, commands, entry);
         slot.handle = Some(device::start(options, Box::new(watch)));
@@ -312,12 +319,14 @@ impl Shard {
     /// Away until then.
     fn go(&mut self, index: usize, how: How, until: f64) {
         let slot = &mut self.slots[index];
+        self.away += usize::from(slot.place == Place::Here);
         slot.leave(how, until);
         slot.stay += 1;
         self.agenda.add(until, index, slot.stay, What::Return);
     }
 
     fn come_back(&mut self, index: usize, at: f64) {
+        self.away -= usize::from(matches!(self.slots[index].place, Place::Away(_)));
         self.slots[index].come_back((at * 1e6) as u64);
         if self.slots[index].handle.is_none() {
             self.start(index);

@@ -101,6 +101,9 @@ fn prepare(settings: &WorkerSettings, job: &Job) -> Result<(Plan, Option<Api>), 
         return Err(RunError::Workers(format!("{mine} devices need as many open files and {files} are allowed")));
     }
     let api = if job.profile.commands.is_some() { api(settings, job, &targets, &identities)? } else { None };
+    if api.is_none() && job.profile.commands.is_some() {
+        return Err(RunError::Workers("its callers of commands need --signing-key or --app-token".to_owned()));
+    }
     let plan = Plan {
         profile: Arc::new(job.profile.clone()),
         timeline: Timeline::of(&job.profile),
