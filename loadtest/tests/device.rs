@@ -1,5 +1,5 @@
-//! The device client against a gateway that does what it is told, against `tidegate dev`, and, where `tests/run` provides a
-//! Kafka, against `tidegate serve` over TLS.
+//! The device client against a gateway that does what it is told, against `tidegate dev`, and against `tidegate serve`, for
+//! which `tests/run` has a Kafka.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 #[path = "device/behaves.rs"]

@@ -120,6 +120,27 @@ async fn told_to_go_it_opens_the_next_connection_before_it_leaves_this_one() {
 }
 
 #[tokio::test]
+async fn while_no_other_connection_can_be_had_it_works_on_with_the_one_it_has() {
+    let fake = Fake::start().await;
+    let (handle, log) = device(options(&fake.url()));
+    let mut old = fake.welcome(json!({})).await;
+    log.wait("connected", 1).await;
+    old.say(json!({"type": "goaway", "reason": "restart", "retry_after_ms": 0, "deadline_ms": 1_000})).await;
+    fake.accept().await.raw(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(log.wait("failed", 1).await.ends_with("tries again"));
+    give(&handle, 1..=1);
+    assert_eq!(old.updates(1).await, [1]);
+    old.ack(1).await;
+    log.wait("acked 1", 1).await;
+    // The gateway has no more time, whether or not the next connection is being opened by now.
+    old.close(1012).await;
+    assert_eq!(log.wait("closed", 1).await, "closed Some(1012) by Gateway: ; comes back");
+    let _new = fake.welcome(json!({})).await;
+    log.wait("connected first=false", 1).await;
+    assert_eq!(log.count("closed"), 1);
+}
+
+#[tokio::test]
 async fn what_is_refused_is_settled_and_the_ack_goes_over_it() {
     let fake = Fake::start().await;
     let (handle, log) = device(options(&fake.url()));

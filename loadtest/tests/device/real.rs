@@ -95,20 +95,8 @@ fn with_token(gateway: &Gateway, device_id: &str) -> Options {
     Options { token, tls, address, ..Options::new(&gateway.device_url, device_id).unwrap() }
 }
 
-/// Whether `tests/run` is around, which has a Kafka.
-fn has_kafka() -> bool {
-    let has = std::env::var_os("TIDEGATE_TEST_KAFKA").is_some();
-    if !has {
-        eprintln!("NOT RUN: no Kafka; `tests/run -p tidegate-loadtest --test device` has one");
-    }
-    has
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_with_a_token_updates_are_acked_and_above_the_rate_it_pauses() {
-    if !has_kafka() {
-        return;
-    }
     let gateway = Gateway::serve(true, &["limits.messages_per_s = 20"]);
     let (handle, log) = device(Options { batch: 1, ..with_token(&gateway, "d1") });
     give(&handle, 1..=60);
@@ -122,9 +110,6 @@ async fn over_tls_with_a_token_updates_are_acked_and_above_the_rate_it_pauses() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_leaves_sends_its_devices_to_the_other_and_nothing_is_lost() {
-    if !has_kafka() {
-        return;
-    }
     let mut leaving = Gateway::serve(false, &[]);
     let staying = leaving.beside(&[]);
     let balancer = balance(&[leaving.address(), staying.address()]).await;

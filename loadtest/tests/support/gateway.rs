@@ -224,12 +224,16 @@ impl Gateway {
         if first {
             make_topics(&config);
         }
-        let mut command = Command::new(program());
-        command.args(["serve", "--config"]).arg(&config);
-        let mut process = Process::start(command, &config.with_extension("log"), false);
+        let log = config.with_extension("log");
+        let mut process = serve(&config, &log);
         wait_for("the gateway is ready", START, || {
-            let ended = process.child.try_wait().expect("a child can be waited for");
-            assert!(ended.is_none(), "tidegate serve ended: {}", process.log());
+            if process.child.try_wait().expect("a child can be waited for").is_some() {
+                // A topic that was just made is not known to the broker's readers at once.
+                let said = process.log();
+                assert!(said.contains("UnknownTopicOrPartition"), "tidegate serve ended: {said}");
+                std::fs::remove_file(&log).expect("it has a log");
+                process = serve(&config, &log);
+            }
             (http_get(internal, "/readyz") == Some(200)).then_some(())
         });
         let (ws, http) = if tls { ("wss", "https") } else { ("ws", "http") };
@@ -288,6 +292,12 @@ impl Gateway {
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("tidegate send: {}", String::from_utf8_lossy(&output.stderr)))
     }
+}
+
+fn serve(config: &Path, log: &Path) -> Process {
+    let mut command = Command::new(program());
+    command.args(["serve", "--config"]).arg(config);
+    Process::start(command, log, false)
 }
 
 fn make_topics(config: &Path) {
