@@ -129,7 +129,7 @@ fn ledger(verdict: Option<&Verdict>) -> String {
     );
     let all = findings(verdict);
     let rows: Vec<Vec<Cell>> = all.iter().map(|row| finding(row, verdict.complete)).collect();
-    html += &table("What the ledger looked for", &["", "count", "", "meaning"], &rows);
+    html += &table("What the ledger looked for", &["", "count", "result"], &rows);
     for row in all.iter().filter(|row| !row.finding.first.is_empty()) {
         let items: String = row.finding.first.iter().map(|name| format!("<li>{}</li>", escaped(name))).collect();
         let (count, named) = (row.finding.count, row.finding.first.len());
@@ -147,16 +147,13 @@ fn ledger(verdict: Option<&Verdict>) -> String {
 fn finding(row: &Row<'_>, complete: bool) -> Vec<Cell> {
     let clean = row.finding.count == 0;
     let mark = match (complete, clean) {
-        (false, true) => String::new(),
+        (false, true) => "not known".to_owned(),
         (_, true) => badge(true, "clean"),
         (_, false) => badge(false, "found"),
     };
-    vec![
-        Cell::text(&row.name.replace('_', " ")),
-        Cell::number(&grouped(row.finding.count)),
-        Cell::html(mark),
-        Cell::text(row.meaning),
-    ]
+    let (name, meaning) = (escaped(&row.name.replace('_', " ")), escaped(row.meaning));
+    let name = format!("<b>{name}</b><br><span class=\"soft\">{meaning}</span>");
+    vec![Cell::html(name), Cell::number(&grouped(row.finding.count)), Cell::html(mark)]
 }
 
 fn latencies(outcome: &Outcome) -> String {
