@@ -30,8 +30,11 @@ pub fn html(outcome: &Outcome) -> String {
     let body = [
         head(outcome, &judgement),
         tiles(outcome),
-        thresholds(outcome),
-        ledger(outcome.ledger.as_ref()),
+        format!(
+            "<div class=\"pair\">\n<section>{}</section>\n<section>{}</section>\n</div>\n",
+            thresholds(outcome),
+            ledger(outcome.ledger.as_ref())
+        ),
         section("Over the run", &curves::over_time(outcome)),
         section("How long things took", &(latencies(outcome) + &curves::by_percentile(outcome))),
         section("What went wrong", &curves::faults(outcome)),
@@ -137,7 +140,7 @@ fn ledger(verdict: Option<&Verdict>) -> String {
             if count > named as u64 { format!("the first {named} of {}", grouped(count)) } else { grouped(count) };
         let _ = writeln!(
             html,
-            "<details open><summary>{} by name: {head}</summary><ul class=\"named\">{items}</ul></details>",
+            "<details open><summary>{} by name: {head}</summary><ul class=\"named\" tabindex=\"0\">{items}</ul></details>",
             escaped(&row.name.replace('_', " "))
         );
     }
@@ -231,10 +234,10 @@ mod tests {
         assert!(place("<h2>Thresholds</h2>") < place("<h2>Ledger</h2>"));
         assert!(place("<h2>Ledger</h2>") < place("<h2>Over the run</h2>"));
         place("device-000017 b1:311 acked at 5:01, not in the topic");
-        place("<td>p99(ack) &lt; 250ms</td><td class=\"n\">342 ms</td>");
+        place("<td>p99(ack) &lt; 40ms</td><td class=\"n\">50.7 ms</td>");
         place("503 with &lt;b&gt;Retry-After: 4&lt;/b&gt; &amp;");
         place("1012 restart");
-        place("--threshold &#39;p99(ack) &lt; 250ms&#39;");
+        place("--threshold &#39;p99(ack) &lt; 40ms&#39;");
         assert!(!page.contains("<b>Retry") && !page.contains("NaN"));
     }
 
