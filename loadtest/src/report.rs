@@ -155,7 +155,12 @@ fn finding(row: &Row<'_>, complete: bool) -> Vec<Cell> {
         (_, false) => badge(false, "found"),
     };
     let (name, meaning) = (escaped(&row.name.replace('_', " ")), escaped(row.meaning));
-    let name = format!("<b>{name}</b><br><span class=\"soft\">{meaning}</span>");
+    // What is clean needs no more than its line; a pointer still reads what it is.
+    let name = if clean {
+        format!("<span title=\"{meaning}\">{name}</span>")
+    } else {
+        format!("<b>{name}</b><br><span class=\"soft\">{meaning}</span>")
+    };
     vec![Cell::html(name), Cell::number(&grouped(row.finding.count)), Cell::html(mark)]
 }
 
