@@ -69,7 +69,10 @@ fn reasons(outcome: &Outcome) -> Vec<String> {
         .thresholds
         .iter()
         .filter(|judged| !judged.holds)
-        .map(|judged| format!("{} came to {}", judged.text, found_text(judged)))
+        .map(|judged| match judged.found {
+            Some(_) => format!("{} came to {}", judged.text, found_text(judged)),
+            None => format!("{} had nothing to be judged by", judged.text),
+        })
         .collect();
     if !breached.is_empty() {
         let (count, all) = (breached.len(), outcome.thresholds.len());
@@ -166,8 +169,8 @@ mod tests {
         outcome.ledger = Some(Verdict { complete: true, lost, ..Verdict::default() });
         let judgement = Judgement::of(&outcome);
         assert!(!judgement.passed);
-        let wanted = "2 of 3 thresholds were breached: p99(ack) < 250ms came to 312 ms, p99(command) < 1s came to \
-                      nothing to judge; the ledger found 3 lost.";
+        let wanted = "2 of 3 thresholds were breached: p99(ack) < 250ms came to 312 ms, p99(command) < 1s had \
+                      nothing to be judged by; the ledger found 3 lost.";
         assert_eq!(judgement.sentence, wanted);
     }
 

@@ -68,17 +68,21 @@ pub fn badge(good: bool, text: &str) -> String {
 }
 
 /// A table that scrolls within itself where it is wider than the page. A column is on the right where its first cell is a
-/// figure. The caption is read out first.
+/// figure. The caption is read out first. A head without any text is left out.
 pub fn table(caption: &str, head: &[&str], rows: &[Vec<Cell>]) -> String {
     let mut html = format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead><tr>",
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>\n",
         escaped(caption)
     );
-    for (place, name) in head.iter().enumerate() {
-        let class = rows.first().and_then(|row| row.get(place)).map_or("", |cell| cell.class);
-        let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class_of(class), escaped(name));
+    if head.iter().any(|name| !name.is_empty()) {
+        html.push_str("<thead><tr>");
+        for (place, name) in head.iter().enumerate() {
+            let class = rows.first().and_then(|row| row.get(place)).map_or("", |cell| cell.class);
+            let _ = write!(html, "<th scope=\"col\"{}>{}</th>", class_of(class), escaped(name));
+        }
+        html.push_str("</tr></thead>\n");
     }
-    html.push_str("</tr></thead>\n<tbody>\n");
+    html.push_str("<tbody>\n");
     for row in rows {
         html.push_str("<tr>");
         for cell in row {

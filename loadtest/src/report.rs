@@ -30,8 +30,11 @@ pub fn html(outcome: &Outcome) -> String {
     let body = [
         head(outcome, &judgement),
         tiles(outcome),
-        thresholds(outcome),
-        ledger(outcome.ledger.as_ref()),
+        format!(
+            "<div class=\"pair\">\n<section>{}</section>\n<section>{}</section>\n</div>\n",
+            thresholds(outcome),
+            ledger(outcome.ledger.as_ref())
+        ),
         section("Over the run", &curves::over_time(outcome)),
         section("How long things took", &(latencies(outcome) + &curves::by_percentile(outcome))),
         section("What went wrong", &curves::faults(outcome)),
@@ -129,7 +132,7 @@ fn ledger(verdict: Option<&Verdict>) -> String {
     );
     let all = findings(verdict);
     let rows: Vec<Vec<Cell>> = all.iter().map(|row| finding(row, verdict.complete)).collect();
-    html += &table("What the ledger looked for", &["", "count", "", "meaning"], &rows);
+    html += &table("What the ledger looked for", &["", "count", "result"], &rows);
     for row in all.iter().filter(|row| !row.finding.first.is_empty()) {
         let items: String = row.finding.first.iter().map(|name| format!("<li>{}</li>", escaped(name))).collect();
         let (count, named) = (row.finding.count, row.finding.first.len());
@@ -137,7 +140,7 @@ fn ledger(verdict: Option<&Verdict>) -> String {
             if count > named as u64 { format!("the first {named} of {}", grouped(count)) } else { grouped(count) };
         let _ = writeln!(
             html,
-            "<details open><summary>{} by name: {head}</summary><ul class=\"named\">{items}</ul></details>",
+            "<details open><summary>{} by name: {head}</summary><ul class=\"named\" tabindex=\"0\">{items}</ul></details>",
             escaped(&row.name.replace('_', " "))
         );
     }
@@ -147,16 +150,18 @@ fn ledger(verdict: Option<&Verdict>) -> String {
 fn finding(row: &Row<'_>, complete: bool) -> Vec<Cell> {
     let clean = row.finding.count == 0;
     let mark = match (complete, clean) {
-        (false, true) => String::new(),
+        (false, true) => "not known".to_owned(),
         (_, true) => badge(true, "clean"),
         (_, false) => badge(false, "found"),
     };
-    vec![
-        Cell::text(&row.name.replace('_', " ")),
-        Cell::number(&grouped(row.finding.count)),
-        Cell::html(mark),
-        Cell::text(row.meaning),
-    ]
+    let (name, meaning) = (escaped(&row.name.replace('_', " ")), escaped(row.meaning));
+    // What is clean needs no more than its line; a pointer still reads what it is.
+    let name = if clean {
+        format!("<span title=\"{meaning}\">{name}</span>")
+    } else {
+        format!("<b>{name}</b><br><span class=\"soft\">{meaning}</span>")
+    };
+    vec![Cell::html(name), Cell::number(&grouped(row.finding.count)), Cell::html(mark)]
 }
 
 fn latencies(outcome: &Outcome) -> String {
@@ -234,10 +239,10 @@ mod tests {
         assert!(place("<h2>Thresholds</h2>") < place("<h2>Ledger</h2>"));
         assert!(place("<h2>Ledger</h2>") < place("<h2>Over the run</h2>"));
         place("device-000017 b1:311 acked at 5:01, not in the topic");
-        place("<td>p99(ack) &lt; 250ms</td><td class=\"n\">342 ms</td>");
+        place("<td>p99(ack) &lt; 40ms</td><td class=\"n\">50.7 ms</td>");
         place("503 with &lt;b&gt;Retry-After: 4&lt;/b&gt; &amp;");
         place("1012 restart");
-        place("--threshold &#39;p99(ack) &lt; 250ms&#39;");
+        place("--threshold &#39;p99(ack) &lt; 40ms&#39;");
         assert!(!page.contains("<b>Retry") && !page.contains("NaN"));
     }
 

@@ -225,7 +225,7 @@ pub fn judge(thresholds: &[Threshold], outcome: &Outcome) -> Vec<Judged> {
 
 /// What was found, as people read it: with its unit, or that there was nothing.
 pub fn found_text(judged: &Judged) -> String {
-    let Some(found) = judged.found else { return "nothing to judge".to_owned() };
+    let Some(found) = judged.found else { return "no data".to_owned() };
     judged.text.parse::<Threshold>().map_or_else(|_| digits(found), |threshold| threshold.written(found))
 }
 
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(text("p99(ack) < 250ms", Some(99.04)), "99 ms");
         assert_eq!(text("rate(acked) > 100/s", Some(12_345.6)), "12.3k/s");
         assert_eq!(text("acked > 1", Some(12_345.0)), "12,345");
-        assert_eq!(text("lost == 0", None), "nothing to judge");
+        assert_eq!(text("lost == 0", None), "no data");
     }
 
     #[test]

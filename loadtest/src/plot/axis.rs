@@ -121,7 +121,7 @@ fn linear_ticks(low: f64, high: f64, step: f64) -> Vec<f64> {
     (first..=last).map(|place| place as f64 * step).collect()
 }
 
-/// The powers of ten; of few, what lies between too. A quantile's axis has the median between 0 % and 90 %.
+/// The powers of ten; of few, what lies between too. A quantile's axis has the median.
 fn log_ticks(unit: Unit, low: f64, high: f64) -> Vec<f64> {
     let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
     let all = |factors: &[f64]| -> Vec<f64> {
@@ -131,10 +131,9 @@ fn log_ticks(unit: Unit, low: f64, high: f64) -> Vec<f64> {
     };
     let powers = all(&[1.0]);
     if unit == Unit::Quantile {
-        let median = (high >= 2.0).then_some(2.0);
-        let mut ticks: Vec<f64> = powers.into_iter().chain(median).collect();
-        ticks.sort_by(f64::total_cmp);
-        return ticks;
+        // From 50 % on: 0 % would stand in its way. Of very many, whose labels are long, every other one.
+        let steps = if powers.len() > 6 { 2 } else { 1 };
+        return [2.0].into_iter().chain(powers).filter(|tick| *tick > 1.0 && *tick <= high).step_by(steps).collect();
     }
     match powers.len() {
         0 | 1 => all(&[1.0, 2.0, 5.0]),
@@ -184,7 +183,9 @@ mod tests {
         assert_eq!(upwards(&ms, &[0.4, 1_300.0]).ticks, [1.0, 10.0, 100.0, 1000.0]);
         let quantile = Axis::log("", Unit::Quantile);
         let run = Range::across(&quantile, [1.0, 5000.0].into_iter()).unwrap();
-        assert_eq!(run.ticks, [1.0, 2.0, 10.0, 100.0, 1000.0]);
+        assert_eq!(run.ticks, [2.0, 10.0, 100.0, 1000.0]);
+        let long = Range::across(&quantile, [1.0, 3e7].into_iter()).unwrap();
+        assert_eq!(long.ticks, [2.0, 100.0, 10_000.0, 1e6]);
         assert!((run.place(1.0), run.place(5000.0)) == (0.0, 1.0));
     }
 

@@ -6,11 +6,11 @@ use super::axis::{Axis, Range};
 use super::{COLOURS, WIDTH, figure, no_data};
 use crate::page::escaped;
 
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 66.0;
+const HEIGHT: f64 = 310.0;
+const LEFT: f64 = 78.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 24.0;
-const BOTTOM: f64 = 34.0;
+const TOP: f64 = 32.0;
+const BOTTOM: f64 = 36.0;
 /// What lies closer than this many steps over the width is drawn as its smallest and largest value.
 const STEPS: usize = 240;
 
@@ -192,7 +192,7 @@ impl Frame<'_> {
         let label = escaped(&self.plot.y.label);
         svg + &format!(
             "<line class=\"base\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{floor}\" y2=\"{floor}\"/>\
-             <text x=\"{LEFT}\" y=\"14\">{label}</text>\n"
+             <text x=\"{LEFT}\" y=\"18\">{label}</text>\n"
         )
     }
 
@@ -295,7 +295,14 @@ mod tests {
     #[test]
     fn a_line_goes_from_the_lower_left_to_the_upper_right() {
         let html = plot(vec![(0.0, 0.0), (30.0, 500.0), (60.0, 1000.0)]).html();
-        assert_eq!(path(&html), [(LEFT, HEIGHT - BOTTOM), (305.0, 145.0), (WIDTH - RIGHT, TOP)]);
+        assert_eq!(
+            path(&html),
+            [
+                (LEFT, HEIGHT - BOTTOM),
+                ((LEFT + WIDTH - RIGHT) / 2.0, (HEIGHT - BOTTOM + TOP) / 2.0),
+                (WIDTH - RIGHT, TOP)
+            ]
+        );
         assert!(html.contains("connected: from 0 to 1k, at most 1k."), "{html}");
         assert!(html.contains(">0:30</text>") && html.contains(">400</text>"), "{html}");
     }

@@ -1,6 +1,7 @@
 //! The live view's thread: it alone touches the terminal, hears keys, and gives the terminal back however it ends.
 
 use std::io;
+use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -39,8 +40,9 @@ impl std::fmt::Debug for Live {
 impl Live {
     /// Takes the terminal. A panic anywhere gives it back before its text appears.
     pub(super) fn start(asks: watch::Sender<bool>) -> io::Result<Self> {
-        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
         let shared = Arc::new(Shared::default());
+        end_at_a_panic(Arc::clone(&shared));
+        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore())?;
         let theirs = Arc::clone(&shared);
         let spawned = thread::Builder::new().name("view".to_owned()).spawn(move || {
             // A terminal that went away takes no more: the run goes on without it.
@@ -64,6 +66,15 @@ impl Drop for Live {
             let _ = thread.join();
         }
     }
+}
+
+/// Ratatui gives the terminal back at a panic; a panic that a task survives must not be drawn over.
+fn end_at_a_panic(shared: Arc<Shared>) {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        shared.over.store(true, Ordering::Release);
+        before(panic);
+    }));
 }
 
 fn run(mut terminal: DefaultTerminal, shared: &Shared, asks: &watch::Sender<bool>) -> io::Result<()> {
