@@ -4,7 +4,6 @@
 mod read;
 
 use futures_util::future::join_all;
-use futures_util::{StreamExt, stream};
 
 use super::{
     ACCEPT_MS, Answer, Answered, Canceled, Clock, Command, CommandError, CommandFuture, Commands, DANGLING_MS, Due,
@@ -426,13 +425,14 @@ impl RedisCommands {
                 ripe => return Ok(ripe?),
             }
         }
-        let looks = shards.iter().map(|shard| self.ripe_among(std::slice::from_ref(shard)));
-        let mut looks = stream::iter(looks).buffer_unordered(LOOKS);
         let mut all = Ripe { shards: Vec::new(), quiet_ms: ACCEPT_MS };
-        while let Some(one) = looks.next().await {
-            let one = one?;
-            all.shards.extend(one.shards);
-            all.quiet_ms = all.quiet_ms.min(one.quiet_ms);
+        for some in shards.chunks(LOOKS) {
+            let looks = some.chunks(1).map(|one| self.ripe_among(one));
+            for one in join_all(looks).await {
+                let one = one?;
+                all.shards.extend(one.shards);
+                all.quiet_ms = all.quiet_ms.min(one.quiet_ms);
+            }
         }
         Ok(all)
     }
