@@ -251,7 +251,7 @@ pub async fn a_shard_is_ripe_from_when_something_is_due_and_quiet_before(bench: 
     both.sort_unstable();
     assert_eq!(both, if first < second { [first, second] } else { [second, first] });
     bench.sweep().await;
-    assert_eq!(ripe(&all).await.shards, []);
+    assert_eq!(ripe(&all).await.shards, Vec::<u8>::new());
 }
 
 pub async fn two_sweepers_of_one_shard_do_no_harm(bench: &Bench) {
