@@ -97,6 +97,21 @@ fn the_ledger_finds_every_acked_message_in_kafka() {
 }
 
 #[test]
+fn ledgers_of_workers_are_one() {
+    let Some(kafka) = kafka() else { return };
+    let gateway = Gateway::start(&kafka);
+    let done = LoadTester::run("churn", &gateway)
+        .args(["--devices", "40", "--duration", "8s", "--rate", "5", "--workers", "2", "--threshold", "lost == 0"])
+        .args(["--kafka", &kafka[1], "--topic-prefix", &kafka[3]])
+        .finish(LONG);
+    assert_eq!(done.code, Some(0), "{done}");
+    let summary = done.summary();
+    let ledger = &summary["ledger"];
+    assert_eq!(ledger["acked"].as_u64(), Some(count(&summary, "acked")), "{summary}");
+    assert_eq!(ledger["acked"], ledger["stored"], "{ledger}");
+}
+
+#[test]
 fn several_workers_count_together_with_devices_of_their_own() {
     let gateway = Gateway::start(&[]);
     let done = LoadTester::run("steady", &gateway)

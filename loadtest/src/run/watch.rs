@@ -120,7 +120,8 @@ impl Watcher for Watch {
         self.settled();
         let mut tally = self.tally.lock();
         tally.figures.count(Count::Acked, 1);
-        tally.figures.time(Timing::Ack, acked.at.saturating_duration_since(acked.due));
+        // What was due at the end of an absence and left earlier, since the run ended, was due as it left.
+        tally.figures.time(Timing::Ack, acked.at.saturating_duration_since(acked.due.min(acked.sent)));
         tally.figures.time(Timing::AckUncorrected, acked.at.saturating_duration_since(acked.sent));
     }
 

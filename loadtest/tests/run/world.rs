@@ -56,7 +56,8 @@ pub fn kafka() -> Option<[String; 4]> {
         println!("skipped: TIDEGATE_TEST_KAFKA is not set; tests/run sets it");
         return None;
     };
-    let prefix = format!("run{}.", std::process::id());
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let prefix = format!("run{}-{}.", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     Some(["--kafka".to_owned(), brokers, "--topic-prefix".to_owned(), prefix])
 }
 
@@ -147,8 +148,9 @@ impl LoadTester {
         Self::plain(profile, gateway).args(["--signing-key", gateway.key.to_str().unwrap()])
     }
 
+    /// `coordinator`, which needs no key: its workers have it.
     pub fn coordinator(profile: &str, gateway: &Gateway) -> Self {
-        Self::of("coordinator", profile, gateway).args(["--signing-key", gateway.key.to_str().unwrap()])
+        Self::of("coordinator", profile, gateway)
     }
 
     pub fn worker(coordinator: &str, gateway: &Gateway) -> Self {
