@@ -171,7 +171,7 @@ impl Instrument {
         let [heart, steps, exertion] = &mut self.state;
         *heart += 0.15 * (62.0 + 95.0 * *exertion - *heart) + 1.5 * drift;
         *steps += (*exertion * 2.9 * after_s).floor();
-        if self.count % 3 == 0 {
+        if self.count.is_multiple_of(3) {
             Reading { name: "steps", value: format!("{steps:.0}") }
         } else {
             Reading { name: "heart_rate", value: format!("{heart:.0}") }

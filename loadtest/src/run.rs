@@ -337,7 +337,8 @@ impl Run {
                 verdict = &mut checking => return verdict.ok(),
                 _ = ticks.tick() => {
                     let (read, of) = *read.borrow();
-                    let phase = if of > 0 { format!("checking the ledger ({} %)", read * 100 / of) } else { "checking the ledger".to_owned() };
+                    let percent = (read * 100).checked_div(of).unwrap_or(0);
+                    let phase = format!("checking the ledger ({percent} %)");
                     show(&self.collector.progress(last, &phase, Instant::now()));
                 }
             }

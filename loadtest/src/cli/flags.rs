@@ -212,7 +212,7 @@ impl LoadFlags {
             properties: self.kafka_property.clone(),
         });
         let devices = self.devices.unwrap_or(profile.devices);
-        let least = (devices / PER_THREAD) as usize + usize::from(devices % PER_THREAD > 0);
+        let least = devices.div_ceil(PER_THREAD) as usize;
         let threads = if who.threads.is_some() { who.threads() } else { who.threads().max(least) };
         Settings {
             profile,

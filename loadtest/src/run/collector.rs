@@ -94,7 +94,7 @@ impl Collector {
             self.failed = Some(now);
         }
         let moment = self.moment(sample, now);
-        if self.samples % self.stride == 0 {
+        if self.samples.is_multiple_of(self.stride) {
             self.series.push(moment);
         }
         self.samples += 1;

@@ -174,7 +174,9 @@ impl Crew {
         }
         for (number, candidate) in candidates.iter_mut().enumerate() {
             let part = job.part(number as u32, count, &sources);
-            wire::write(&mut candidate.write, &Frame::Job(part)).await.map_err(|error| candidate.gone(&error))?;
+            wire::write(&mut candidate.write, &Frame::Job(Box::new(part)))
+                .await
+                .map_err(|error| candidate.gone(&error))?;
         }
         for candidate in &mut candidates {
             candidate.prepared().await?;

@@ -1,6 +1,7 @@
 //! Gateways and load testers as processes.
 
 #![allow(unreachable_pub, missing_docs, reason = "a module of one test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "this is test code")]
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};

@@ -40,7 +40,7 @@ pub(super) struct Told {
 /// A message.
 pub(super) enum Frame {
     Hello(Hello),
-    Job(Job),
+    Job(Box<Job>),
     Ready,
     Start(Start),
     /// What was counted since the last one.
@@ -80,7 +80,7 @@ impl Frame {
     fn decode(kind: u8, body: Vec<u8>) -> io::Result<Self> {
         Ok(match kind {
             1 => Self::Hello(json(&body)?),
-            2 => Self::Job(json(&body)?),
+            2 => Self::Job(Box::new(json(&body)?)),
             3 => Self::Ready,
             4 => Self::Start(json(&body)?),
             5 => {
