@@ -7,8 +7,11 @@ BIN = $${CARGO_TARGET_DIR:-target}/debug/tidegate
 MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1; }; \
 	TIDEGATE_TEST_EXTRA_PACKAGES=mosquitto taskset -c 1-$$(($$(nproc --all) - 1)) \
 	tests/run -- "$${CARGO_TARGET_DIR:-target}/release/bench"
+# The other peers, where they are not there yet: Debian's packages the way the tests' own are installed, the rest into the cache.
+PEERS_THERE = loadtest/peers/install --check || \
+	TIDEGATE_TEST_EXTRA_PACKAGES="$$(loadtest/peers/install --packages)" tests/run -- loadtest/peers/install
 
-.PHONY: help run test lint bench bench-quick fuzz test-chaos
+.PHONY: help run test lint bench bench-quick bench-peers fuzz test-chaos
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -27,16 +30,22 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck tests/run .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck tests/run .ci/run loadtest/peers/install; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
-bench: ## Every benchmark beside its baseline, in release; also target/bench/summary.json
+bench: ## Every target beside its baseline, in release; also target/bench/summary.json and report.html. PEERS=1: the peers too
 	@cargo build --release --workspace --bins
-	@$(MEASURE)
+	@$(if $(PEERS),$(PEERS_THERE))
+	@$(MEASURE) --as "make $@$(if $(PEERS), PEERS=1)" $(if $(PEERS),--peers) $(ARGS)
 
-bench-quick: ## The same in three minutes
+bench-quick: ## The same with fewer and shorter rounds, in about three minutes
 	@cargo build --release --workspace --bins
-	@$(MEASURE) --quick
+	@$(MEASURE) --quick --as "make $@" $(ARGS)
+
+bench-peers: ## The gateway beside mosquitto, NATS, RabbitMQ, a Node server and the obvious Rust program; installs them
+	@cargo build --release --workspace --bins
+	@$(PEERS_THERE)
+	@$(MEASURE) --only peers --out target/bench/peers --as "make $@" $(ARGS)
 
 fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz

@@ -265,6 +265,15 @@ pub enum Sending {
     Gone,
 }
 
+/// What a connection has to send, and whether it may begin.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Taken {
+    /// In queue order.
+    pub ids: Vec<CommandId>,
+    /// Of the first of them; nothing where there is none, or where it has to be asked.
+    pub first: Option<Sending>,
+}
+
 /// What a device's answer did.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answered {
@@ -303,6 +312,16 @@ pub enum Due {
         /// Who holds it.
         row: Row,
     },
+}
+
+/// Which due lists are worth a sweep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ripe {
+    /// Their shards.
+    pub shards: Vec<u8>,
+    /// For how long nothing comes due in the others, in milliseconds: at most [`ACCEPT_MS`], as what is new comes due no
+    /// sooner.
+    pub quiet_ms: i64,
 }
 
 /// What one look at a due list found.
@@ -389,6 +408,21 @@ pub trait Commands: Send + Sync + 'static {
     /// [`CommandError::Unavailable`].
     fn pending<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Vec<CommandId>>;
 
+    /// [`pending`](Self::pending), and [`mark_sent`](Self::mark_sent) of the first it finds, in one step where that can be.
+    ///
+    /// # Errors
+    /// [`CommandError::Unavailable`].
+    fn take<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Taken> {
+        Box::pin(async move {
+            let ids = self.pending(device, epoch, limit).await?;
+            let first = match ids.first() {
+                Some(id) => self.mark_sent(device, *id, epoch, false).await.ok(),
+                None => None,
+            };
+            Ok(Taken { ids, first })
+        })
+    }
+
     /// Asks whether the connection of `epoch` may write a command; `again`: it has written it before. Asking once more
     /// costs no attempt.
     ///
@@ -425,6 +459,12 @@ pub trait Commands: Send + Sync + 'static {
     /// # Errors
     /// [`CommandError::Unavailable`].
     fn list<'a>(&'a self, device: &'a DeviceKey, limit: usize) -> CommandFuture<'a, Vec<Command>>;
+
+    /// Which of these shards have something due: a look that costs little where none has.
+    ///
+    /// # Errors
+    /// [`CommandError::Unavailable`].
+    fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe>;
 
     /// Looks at up to `limit` entries of a shard that are due: expires what is over, finds what is to be published or
     /// rung for, and sets when to look again. `live` judges a row. Two sweepers of one shard do no harm.

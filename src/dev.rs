@@ -3,6 +3,7 @@
 mod cluster;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,6 +48,10 @@ pub struct DevOptions {
     /// Make the first line of output one JSON object with the addresses and tokens.
     #[arg(long)]
     pub json: bool,
+    /// The key that signs tokens, as `tidegate keys new` makes it, in place of a new one: for whoever signs tokens of
+    /// other devices with it.
+    #[arg(long, value_name = "PEM")]
+    pub signing_key: Option<PathBuf>,
     /// A real Kafka in place of the log in memory.
     #[cfg(feature = "kafka")]
     #[command(flatten)]
@@ -93,7 +98,10 @@ async fn development(options: DevOptions) -> Result<(), Failure> {
     }
     let limits = Limits::default();
     app::raise_open_files(limits.max_connections);
-    let key = SigningKey::generate(TokenAlgorithm::ES256)?;
+    let key = match &options.signing_key {
+        Some(file) => SigningKey::from_pem_file(file)?,
+        None => SigningKey::generate(TokenAlgorithm::ES256)?,
+    };
     let auth = AuthConfig { jwks: key.jwks(), max_lifetime_h: 24 * 8, ..AuthConfig::default() };
     let auth = Arc::new(Authenticator::new(auth, limits.token_bytes, limits.token_cache)?);
     auth.refresh_now().await;

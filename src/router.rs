@@ -42,6 +42,8 @@ use waiters::{Heard, Seat, Waiters};
 
 /// How often a command is read anew by whoever waits for it, should nobody tell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Largest event of a command that its origin is told in whole.
+const TOLD_BYTES: usize = 4 * 1024;
 /// How long a command that is for now or never may take.
 const NOW_MS: u64 = 5_000;
 /// A connection that was claimed may not be in the roster yet: its doorbell is rung again after this.
@@ -202,17 +204,9 @@ impl Router {
         id: CommandId,
         until: Instant,
     ) -> Result<Command, CommandError> {
-        let mut watch = self.watch(device, id);
-        let mut last = self.get(device, id).await?;
-        watch.look_at = Instant::now() + LOOK_EVERY;
-        while !last.life.state.is_terminal() {
-            watch.seen = last.life.version;
-            last = match tokio::time::timeout_at(until, watch.next()).await {
-                Ok(next) => next?,
-                Err(_) => return Ok(self.get(device, id).await.unwrap_or(last)),
-            };
-        }
-        Ok(last)
+        let watch = self.watch(device, id);
+        let known = self.get(device, id).await?;
+        watch.end(known, until).await
     }
 
     /// Takes a command back.
@@ -235,21 +229,23 @@ impl Router {
         self.parts.courier.commands().get(device, id).await
     }
 
-    /// Tells a change to whoever waits for it: here, and on the node where the command was accepted.
-    fn spread(self: &Arc<Self>, command: &Command) {
+    /// Tells a change to whoever waits for it: here, and on the node where the command was accepted. `event` is the value
+    /// of the change's event.
+    fn spread(self: &Arc<Self>, command: &Command, event: &[u8]) {
         self.waiters.tell(command);
         let Some(origin) = command.origin.as_deref().and_then(NodeLife::parse) else { return };
         if self.is_me(&origin) {
             return;
         }
         let (router, to) = (Arc::clone(self), origin.clone());
-        // Without the command itself: who waits reads it, and mostly nobody does.
+        // A large one is read by whoever waits for it, and mostly nobody does.
+        let detail = if event.len() <= TOLD_BYTES { event.to_vec() } else { Vec::new() };
         let ending = Ending {
             device: command.device.clone(),
             command: command.id,
             version: command.life.version,
             state: command.life.state.as_str().to_owned(),
-            detail: Vec::new(),
+            detail,
         };
         // Left undone, or lost: who waits there looks every second.
         let told = async move {
@@ -376,6 +372,24 @@ impl Watch {
         }
     }
 
+    /// Waits for the end until `until`; then tells how far the command is. `known`: what was read of it since the watch
+    /// began.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub async fn end(mut self, known: Command, until: Instant) -> Result<Command, CommandError> {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        let mut last = known;
+        while !last.life.state.is_terminal() {
+            self.seen = last.life.version;
+            last = match tokio::time::timeout_at(until, self.next()).await {
+                Ok(next) => next?,
+                Err(_) => return Ok(self.router.get(&self.device, self.id).await.unwrap_or(last)),
+            };
+        }
+        Ok(last)
+    }
+
     fn saw(&mut self, command: Command) -> Command {
         self.seen = command.life.version;
         self.ended = command.life.state.is_terminal();
@@ -411,7 +425,14 @@ impl PeerHandler for Router {
     }
 
     fn ended(&self, ending: Ending) {
-        self.waiters.ring(ending.command, ending.version);
+        if !self.waiters.wait_for(ending.command) {
+            return;
+        }
+        let told = Command::from_event(&ending.device, &ending.detail);
+        match told.filter(|told| told.id == ending.command && told.life.version == ending.version) {
+            Some(command) => self.waiters.tell(&command),
+            None => self.waiters.ring(ending.command, ending.version),
+        }
     }
 
     fn sweep(&self) {

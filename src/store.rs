@@ -12,6 +12,7 @@ mod topology;
 mod value;
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,6 +69,11 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unknown(_) | Self::Full)
+    }
+
+    /// Whether it was refused for its keys' lying in several slots.
+    pub fn is_cross_slot(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "CROSSSLOT")
     }
 
     /// Whether what was asked for may have been done.
@@ -182,6 +188,8 @@ struct Inner {
     map: watch::Sender<Arc<Map>>,
     look: Notify,
     wait_replicas: u32,
+    /// It is not called a cluster and refused keys of several slots all the same, as proxies in front of one do.
+    is_split: AtomicBool,
 }
 
 /// The connection to Redis. Calls are independent of one another; a store that is dropped ends its connections.
@@ -237,19 +245,27 @@ impl Store {
         let servers: Vec<_> = map.servers.iter().map(|server| server.link.address.to_string()).collect();
         tracing::info!(mode = ?finder.mode(), servers = servers.join(","), "connected to Redis");
         let map = watch::Sender::new(Arc::new(map));
-        let inner = Arc::new(Inner { finder, map, look: Notify::new(), wait_replicas: config.wait_replicas });
+        let wait_replicas = config.wait_replicas;
+        let inner =
+            Arc::new(Inner { finder, map, look: Notify::new(), wait_replicas, is_split: AtomicBool::new(false) });
         let looking = tokio::spawn(keep_looking(Arc::clone(&inner)));
         Self { inner, looking }
     }
 
-    /// Runs a script on the server that has `keys`, which lie in one slot; the first says which. At most once, but for
-    /// a server that sent it on undone.
+    /// Runs a script on the server that has `keys`, which lie in one slot but where [`Store::is_whole`]; the first says
+    /// which. At most once, but for a server that sent it on undone.
     ///
     /// # Errors
     /// [`StoreError`], within [`CALL_WITHIN`].
     pub async fn run(&self, script: &Script, keys: &[&str], args: &[Arg<'_>]) -> Result<Value, StoreError> {
         let deadline = Instant::now() + CALL_WITHIN;
         self.run_on(|server| &server.link, script, keys, args, deadline).await
+    }
+
+    /// Whether one script may have keys of several slots, as far as is known: not in a cluster, nor where
+    /// [`StoreError::is_cross_slot`] was answered once.
+    pub fn is_whole(&self) -> bool {
+        self.inner.finder.mode() != Mode::Cluster && !self.inner.is_split.load(Ordering::Relaxed)
     }
 
     /// [`Store::run`], and then `redis.wait_replicas` replicas have it.
@@ -346,7 +362,8 @@ impl Store {
     fn server_of(&self, keys: &[&str]) -> Result<Server, StoreError> {
         let slot = topology::slot_of(keys.first().copied().unwrap_or_default());
         let map = Arc::clone(&self.inner.map.borrow());
-        debug_assert!(keys.iter().all(|key| topology::slot_of(key) == slot), "keys of several slots: {keys:?}");
+        let in_one = || keys.iter().all(|key| topology::slot_of(key) == slot);
+        debug_assert!(self.is_whole() || in_one(), "keys of several slots: {keys:?}");
         match map.of_slot(slot) {
             Some(server) => Ok(server.clone()),
             None => {
@@ -402,7 +419,11 @@ impl Store {
         if matches!(failed, Failed::Moved(_) | Failed::NotHere(_)) {
             self.look_again();
         }
-        failed.into()
+        let error = StoreError::from(failed);
+        if error.is_cross_slot() {
+            self.inner.is_split.store(true, Ordering::Relaxed);
+        }
+        error
     }
 }
 

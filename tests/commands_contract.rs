@@ -25,10 +25,12 @@ use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bench::Bench;
+use support::ports;
 use support::redis::{Cluster, Redis};
 use tidegate::commands::redis::RedisCommands;
 use tidegate::commands::{Answered, CommandError, Commands, Due, Reason, Sending, State, Submission, shard_of};
 use tidegate::protocol::message::CommandStatus;
+use tidegate::store::Mode;
 
 type Case = for<'a> fn(&'a Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -50,6 +52,8 @@ const CASES: &[(&str, Case)] = cases![
     intake::a_backlog_opens_no_stale_doors,
     intake::two_tenants_with_the_same_ids_see_nothing_of_each_other,
     delivery::commands_go_out_in_the_order_in_which_they_came,
+    delivery::what_is_taken_is_what_waits_and_its_first_may_be_written,
+    delivery::what_has_no_attempt_left_is_not_taken_a_second_time,
     delivery::eight_are_unheard_of_at_most_and_each_word_lets_the_next_go,
     delivery::nothing_is_written_but_by_the_connection_whose_row_it_is,
     delivery::a_claim_sends_everything_again_that_has_not_ended,
@@ -74,6 +78,7 @@ const CASES: &[(&str, Case)] = cases![
     due::an_entry_without_a_command_goes_after_ten_minutes,
     due::refusals_leave_nothing_behind,
     due::every_shard_is_swept_by_itself,
+    due::a_shard_is_ripe_from_when_something_is_due_and_quiet_before,
     due::two_sweepers_of_one_shard_do_no_harm,
 ];
 
@@ -101,6 +106,18 @@ async fn redis_keeps_the_contract() {
 async fn a_cluster_of_three_primaries_keeps_the_contract() {
     let cluster = Cluster::start();
     run_all(&bench::redis("cluster", &cluster.nodes[1].url()).await).await;
+}
+
+/// One address that says nothing of a cluster and has one behind it, as proxies do: steps that could be one are two.
+#[tokio::test]
+async fn a_single_redis_that_refuses_keys_of_several_slots_keeps_the_contract() {
+    let redis = Redis::with(&["cluster-enabled yes", &format!("cluster-port {}", ports::free())]);
+    redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    while !redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let bench = bench::redis_as("split", &redis.url(), Mode::Single).await;
+    run_all(&bench).await;
 }
 
 /// Only these commands, and none of `CONFIG`, `CLUSTER` and `KEYS`: what managed services leave over.

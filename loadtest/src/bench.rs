@@ -1,11 +1,15 @@
 //! The benchmarks: what each measures, the servers it starts, and the report.
 
+pub mod beside;
 mod cluster;
 mod connects;
 mod cpu;
+pub mod html;
 pub mod identity;
 pub mod kafka;
 mod latency;
+pub mod machine;
+pub mod markdown;
 mod memory;
 mod peers;
 mod redis;

@@ -2,12 +2,18 @@
 //!
 //! Percentiles are taken from merged histograms and never averaged.
 
+mod bytes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidegate::protocol::close::CloseReason;
+
+pub use bytes::BytesError;
 
 const DIGITS: u8 = 3;
 /// No latency is longer, µs: what takes longer counts as this.
@@ -134,7 +140,8 @@ impl Figures {
     /// Times something.
     pub fn time(&mut self, what: Timing, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(LONGEST_US).min(LONGEST_US);
-        self.timings[what as usize].saturating_record(us);
+        // Cannot fail: it grows by itself, up to far above the longest. What saturates would not grow.
+        let _ = self.timings[what as usize].record(us);
     }
 
     /// Its histogram, µs.
@@ -169,8 +176,15 @@ impl Figures {
     }
 }
 
+/// What a close code means, in a word or three; empty for one that nobody defined.
+pub fn close_name(code: u16) -> &'static str {
+    let known = CloseReason::ALL.iter().find(|reason| reason.code() == code);
+    known.map_or(if code == 1006 { "no close frame" } else { "" }, |reason| reason.text())
+}
+
 /// One second of a run, for curves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Moment {
     /// Seconds since the run began.
     pub at_s: f64,
@@ -211,16 +225,44 @@ pub struct Verdict {
     pub lost: Finding,
     /// In the topic twice under one id with unlike payloads, or twice though they were sent once.
     pub doubled: Finding,
-    /// In the topic behind one with a higher `seq` of the same boot, though it was sent once.
+    /// In the topic for the first time behind one with a higher `seq` of the same boot, or in another partition than
+    /// that: a device that sends the lowest first, as it must, never causes it.
     pub reordered: Finding,
     /// Acked and refused.
     pub acked_and_refused: Finding,
     /// In the topic, with another payload than was sent.
     pub altered: Finding,
+    /// In the topic under a boot of this run, with a `seq` that its device never sent.
+    #[serde(default)]
+    pub unsent: Finding,
+    /// Acked or refused, and never sent.
+    #[serde(default)]
+    pub unasked: Finding,
     /// About commands.
     pub commands: CommandVerdict,
-    /// Whether the topic was read to its end: false makes the counts above worth nothing.
+    /// Records that were read from the topics.
+    #[serde(default)]
+    pub records: u64,
+    /// Of them those of other devices and boots, presence, and updates without a `seq`.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Whether the topics were read to their end and everything sent was noted: false makes the counts above worth
+    /// nothing, and `lost` is not even looked for.
     pub complete: bool,
+    /// Why it is not complete.
+    #[serde(default)]
+    pub incomplete: Option<String>,
+}
+
+impl Verdict {
+    /// Whether all was looked for and nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        let updates = [&self.lost, &self.doubled, &self.reordered, &self.acked_and_refused, &self.altered];
+        let commands = &self.commands;
+        let commands = [&commands.unfounded, &commands.answered_twice, &commands.misdelivered, &commands.without_end];
+        let all = updates.into_iter().chain([&self.unsent, &self.unasked]).chain(commands);
+        self.complete && all.into_iter().all(|finding| finding.count == 0)
+    }
 }
 
 /// What became of commands, from the device's log and the caller's.
@@ -230,9 +272,9 @@ pub struct CommandVerdict {
     pub accepted: u64,
     /// Succeeded as the caller heard it.
     pub succeeded: u64,
-    /// Succeeded for the caller, and no device had it.
+    /// Succeeded for the caller, and no device had it, or none that had it answered so.
     pub unfounded: Finding,
-    /// Run by a device more than once, or answered in two ways.
+    /// Run by a device more than once, or answered in two ways, or two ends heard by its caller.
     pub answered_twice: Finding,
     /// Received by another device than the one it was for.
     pub misdelivered: Finding,
@@ -301,6 +343,10 @@ pub struct Outcome {
     pub target: String,
     /// The version of the load tester.
     pub version: String,
+    /// The command line, without what is secret; empty where there was none.
+    pub command: String,
+    /// The profile as it was run, TOML; empty where it is not known.
+    pub profile_text: String,
     /// When it began, Unix milliseconds.
     pub began_ms: u64,
     /// How long it ran.
@@ -324,7 +370,8 @@ pub struct Outcome {
 }
 
 /// A threshold after the run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Judged {
     /// As it was written, such as `p99(ack) < 250ms`.
     pub text: String,
@@ -332,4 +379,21 @@ pub struct Judged {
     pub found: Option<f64>,
     /// Whether it holds.
     pub holds: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_is_told_from_what_takes_short() {
+        let (mut figures, mut other) = (Figures::default(), Figures::default());
+        [3, 250_000].into_iter().for_each(|us| figures.time(Timing::Ack, Duration::from_micros(us)));
+        [90_000_000, u64::MAX].into_iter().for_each(|us| other.time(Timing::Ack, Duration::from_micros(us)));
+        figures.merge(&other);
+        let times = figures.timing(Timing::Ack);
+        let near = |quantile: f64, wanted: u64| times.value_at_quantile(quantile).abs_diff(wanted) <= wanted / 1000;
+        assert_eq!(times.len(), 4);
+        assert!(near(0.25, 3) && near(0.5, 250_000) && near(0.75, 90_000_000) && near(1.0, LONGEST_US), "{times:?}");
+    }
 }

@@ -1,5 +1,7 @@
-//! One raw client connection: plain or TLS, WebSocket with JSON or MQTT inside. Opened with blocking calls, then
+//! One raw client connection: plain or TLS, WebSocket with JSON, MQTT or NATS inside. Opened with blocking calls, then
 //! driven by [`crate::crowd`] and [`crate::paced`] without blocking.
+
+mod speech;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,24 +15,12 @@ use rustls::pki_types::ServerName;
 
 use crate::frame;
 use crate::telemetry::{self, FIRST_SEQ, Telemetry};
+pub use speech::{NATS_SUBJECT, Speech};
 
 /// How long one step of connecting may take.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of the buffer that connections are read into, one for all of them.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
-
-/// What the peer speaks inside its frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speech {
-    /// Every frame comes back.
-    Echo,
-    /// A `welcome`, then cumulative acks.
-    Tidegate,
-    /// One ack a message, in any order.
-    AckEach,
-    /// MQTT 3.1.1, QoS 1.
-    Mqtt,
-}
 
 /// Gives the token of the connection with this number.
 pub type TokenSource = Arc<dyn Fn(u64) -> Result<String, String> + Send + Sync>;
@@ -62,6 +52,8 @@ pub struct Connection {
     pub number: u64,
     telemetry: Box<Telemetry>,
     input: Vec<u8>,
+    /// A message that goes on in the next frame, where the peer cuts them so.
+    part: Vec<u8>,
     output: Vec<u8>,
     sent: u64,
     settled: u64,
@@ -150,13 +142,11 @@ impl Connection {
         let mut pipe = Pipe::open(target)?;
         let token = target.token.as_ref().map(|token| token(number)).transpose().map_err(failed)?;
         let mut input = upgrade(&mut pipe, target.speech, token)?;
-        match target.speech {
-            Speech::Tidegate => first_frame(&mut pipe, &mut input, b"\"welcome\"")?,
-            Speech::Mqtt => {
-                pipe.write(&mut mqtt_connect(&telemetry::device_id(number)))?;
-                first_frame(&mut pipe, &mut input, &[0x20, 2, 0, 0])?;
-            }
-            Speech::Echo | Speech::AckEach => {}
+        if let Some(mut first) = target.speech.greeting(number) {
+            pipe.write(&mut first)?;
+        }
+        if let Some(what) = target.speech.awaits() {
+            await_frame(&mut pipe, &mut input, target.speech, what)?;
         }
         // Quiet connections are held by the thousand: none of them keeps a buffer.
         input.shrink_to_fit();
@@ -167,6 +157,7 @@ impl Connection {
             number,
             telemetry: Box::new(Telemetry::new(number, telemetry::unix_ms())),
             input,
+            part: Vec::new(),
             output: Vec::new(),
             sent: 0,
             settled: 0,
@@ -194,8 +185,8 @@ impl Connection {
     /// When the connection is gone.
     pub fn publish(&mut self, count: u64, unix_ms: u64) -> io::Result<()> {
         for _ in 0..count {
-            let (seq, speech) = (FIRST_SEQ + self.sent, self.speech);
-            put_message(&mut self.output, speech, seq, self.telemetry.update(seq, unix_ms));
+            let update = self.telemetry.update(FIRST_SEQ + self.sent, unix_ms);
+            self.speech.put(&mut self.output, self.number, self.sent, update);
             self.sent += 1;
         }
         self.flush()
@@ -208,7 +199,7 @@ impl Connection {
     pub fn publish_large(&mut self, bytes: usize) -> io::Result<()> {
         let seq = FIRST_SEQ + self.sent;
         let text = telemetry::large_update(&telemetry::device_id(self.number), seq, bytes);
-        put_message(&mut self.output, self.speech, seq, &text);
+        self.speech.put(&mut self.output, self.number, self.sent, &text);
         self.sent += 1;
         self.flush()
     }
@@ -266,63 +257,32 @@ impl Connection {
                 frame::PING => frame::put_masked(&mut self.output, frame::PONG, payload),
                 frame::PONG => {}
                 frame::CLOSE => return Err(failed(format!("closed: {}", String::from_utf8_lossy(payload)))),
-                _ => {
-                    let settled = settles(self.speech, self.settled, payload)?;
-                    if settled.end > self.sent {
-                        return Err(failed(format!("an ack of what was not sent: {settled:?} of {}", self.sent)));
-                    }
-                    self.settled += settled.end - settled.start;
-                    on(settled);
-                }
+                _ => self.take_message(payload, on)?,
             }
             at = found.end;
         }
         Ok(at)
     }
-}
 
-/// The updates that a message of the peer settles, `before` of them being settled already.
-fn settles(speech: Speech, before: u64, payload: &[u8]) -> io::Result<Range<u64>> {
-    match speech {
-        Speech::Echo => Ok(before..before + 1),
-        Speech::Mqtt => {
-            let acks = payload.chunks(4).filter(|packet| packet[0] == 0x40).count() as u64;
-            Ok(before..before + acks)
-        }
-        Speech::AckEach => seq_of(payload).map(|place| place..place + 1).ok_or_else(|| not_an_ack(payload)),
-        Speech::Tidegate => match seq_of(payload) {
-            Some(place) => Ok(before..before.max(place + 1)),
-            None if contains(payload, b"\"pause\"") || contains(payload, b"\"resume\"") => Ok(before..before),
-            None => Err(not_an_ack(payload)),
-        },
+    fn take_message(&mut self, payload: &[u8], on: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
+        let (sent, settled) = (self.sent, &mut self.settled);
+        self.speech.take(*settled, payload, &mut self.part, &mut self.output, |range| {
+            if range.end > sent {
+                return Err(failed(format!("an ack of what was not sent: {range:?} of {sent}")));
+            }
+            *settled += range.end - range.start;
+            on(range);
+            Ok(())
+        })
     }
-}
-
-fn not_an_ack(payload: &[u8]) -> io::Error {
-    failed(format!("not an ack: {}", String::from_utf8_lossy(payload)))
-}
-
-fn contains(bytes: &[u8], what: &[u8]) -> bool {
-    bytes.windows(what.len()).any(|window| window == what)
-}
-
-/// Which update an ack in JSON is about, counted from 0.
-fn seq_of(payload: &[u8]) -> Option<u64> {
-    if !contains(payload, b"\"ack\"") {
-        return None;
-    }
-    let key = b"\"seq\":";
-    let at = payload.windows(key.len()).position(|window| window == key)? + key.len();
-    let digits = payload[at..].iter().take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0_u64, |seq, digit| seq * 10 + u64::from(digit - b'0')).checked_sub(FIRST_SEQ)
 }
 
 /// Asks for the upgrade; what came behind the answer.
 fn upgrade(pipe: &mut Pipe<TcpStream>, speech: Speech, token: Option<String>) -> io::Result<Vec<u8>> {
-    let path = if speech == Speech::Tidegate { "/v1/device?boot=bench" } else { "/" };
     let mut request = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        "GET {} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
+        speech.path()
     );
     if speech == Speech::Mqtt {
         request.push_str("Sec-WebSocket-Protocol: mqtt\r\n");
@@ -356,76 +316,24 @@ fn fill(pipe: &mut Pipe<TcpStream>, input: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn first_frame(pipe: &mut Pipe<TcpStream>, input: &mut Vec<u8>, what: &[u8]) -> io::Result<()> {
+/// Waits for the message that says that updates may be sent.
+fn await_frame(pipe: &mut Pipe<TcpStream>, input: &mut Vec<u8>, speech: Speech, what: &[u8]) -> io::Result<()> {
     loop {
-        if let Some(found) = frame::find(input, 0) {
+        while let Some(found) = frame::find(input, 0) {
             let payload = &input[found.start..found.end];
-            if !contains(payload, what) {
+            let (wanted, passed) = (contains(payload, what), speech.passes(payload));
+            if !wanted && !passed {
                 return Err(failed(format!("unexpected first frame: {}", String::from_utf8_lossy(payload))));
             }
             input.drain(..found.end);
-            return Ok(());
+            if wanted {
+                return Ok(());
+            }
         }
         fill(pipe, input)?;
     }
 }
 
-fn mqtt_connect(id: &str) -> Vec<u8> {
-    let mut packet = vec![0x10, (12 + id.len()) as u8, 0, 4];
-    packet.extend_from_slice(b"MQTT\x04\x02\x00\x00\x00");
-    packet.push(id.len() as u8);
-    packet.extend_from_slice(id.as_bytes());
-    let mut out = Vec::new();
-    frame::put_masked(&mut out, frame::BINARY, &packet);
-    out
-}
-
-/// One update as the peer wants it.
-fn put_message(out: &mut Vec<u8>, speech: Speech, seq: u64, payload: &[u8]) {
-    if speech != Speech::Mqtt {
-        return frame::put_masked(out, frame::TEXT, payload);
-    }
-    let topic = b"bench/climate";
-    let mut packet = vec![0x32];
-    let mut rest = 2 + topic.len() + 2 + payload.len();
-    while rest >= 128 {
-        packet.push((rest % 128) as u8 | 0x80);
-        rest /= 128;
-    }
-    packet.extend_from_slice(&[rest as u8, 0, topic.len() as u8]);
-    packet.extend_from_slice(topic);
-    packet.extend_from_slice(&((seq % 65_535 + 1) as u16).to_be_bytes());
-    packet.extend_from_slice(payload);
-    frame::put_masked(out, frame::BINARY, &packet);
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn acks_settle_what_they_name_and_nothing_else_passes_for_one() {
-        let ack = |seq: u64| format!("{{\"type\":\"ack\",\"seq\":{}}}", FIRST_SEQ + seq).into_bytes();
-        assert_eq!(settles(Speech::Tidegate, 2, &ack(4)).unwrap(), 2..5);
-        assert_eq!(settles(Speech::Tidegate, 5, &ack(4)).unwrap(), 5..5, "said again");
-        assert_eq!(settles(Speech::AckEach, 2, &ack(4)).unwrap(), 4..5);
-        assert_eq!(settles(Speech::Mqtt, 2, &[0x40, 2, 0, 1, 0x40, 2, 0, 2]).unwrap(), 2..4);
-        assert_eq!(settles(Speech::Tidegate, 2, br#"{"type":"pause","reason":"log"}"#).unwrap(), 2..2);
-        assert!(settles(Speech::Tidegate, 2, br#"{"type":"refused","seq":1000003}"#).is_err());
-    }
-
-    #[test]
-    fn an_mqtt_publish_says_its_own_length() {
-        for bytes in [100, 150, 20_000] {
-            let mut out = Vec::new();
-            put_message(&mut out, Speech::Mqtt, FIRST_SEQ, &vec![b'x'; bytes]);
-            let found = frame::find(&out, 0).unwrap();
-            frame::unmask(&mut out[found.start..found.end], found.mask.unwrap());
-            let packet = &out[found.start..found.end];
-            let ends = packet[1..].iter().position(|byte| byte & 0x80 == 0).unwrap();
-            let says = packet[1..=ends + 1].iter().rev().fold(0, |sum, byte| sum * 128 + usize::from(byte & 0x7f));
-            assert_eq!(says, packet.len() - ends - 2);
-        }
-    }
+fn contains(bytes: &[u8], what: &[u8]) -> bool {
+    bytes.windows(what.len()).any(|window| window == what)
 }

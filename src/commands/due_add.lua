@@ -8,12 +8,4 @@
 -- ARGV[6]  its time to live in milliseconds
 -- Returns  {now, the time it was to be looked at}
 
-local deadline
-if ARGV[5] == '' then
-  deadline = now + tonumber(ARGV[6])
-else
-  deadline = tonumber(ARGV[5])
-end
-local score = digits(math.min(now + tonumber(ARGV[3]), math.max(deadline, now + tonumber(ARGV[4]))))
-redis.call('ZADD', KEYS[1], 'LT', score, ARGV[2])
-return {digits(now), score}
+return {digits(now), enter(KEYS[1], ARGV[2], now, ARGV[3], ARGV[4], ARGV[5], ARGV[6])}

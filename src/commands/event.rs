@@ -1,10 +1,10 @@
 //! A command's transition as Kafka gets it: the state and the whole history, so that readers need only the newest.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Command, Turn};
-use crate::id::DeviceKey;
+use super::{Command, Life, Reason, State, Turn};
+use crate::id::{CommandId, DeviceKey, Epoch};
 
 /// One record for the topic `command-events`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,54 @@ struct Line {
     reason: Option<&'static str>,
 }
 
+/// The same as it is read.
+#[derive(Deserialize)]
+struct Said {
+    id: String,
+    name: String,
+    state: String,
+    reason: Option<String>,
+    version: u32,
+    attempts: u32,
+    max_attempts: u32,
+    key: String,
+    requested_by: String,
+    created_at: i64,
+    expires_at: i64,
+    #[serde(default, deserialize_with = "whatever")]
+    result: Option<Box<RawValue>>,
+    message: Option<String>,
+    history: Vec<SaidLine>,
+}
+
+#[derive(Deserialize)]
+struct SaidLine {
+    version: u32,
+    state: String,
+    at: i64,
+    attempt: Option<u32>,
+    epoch: Option<u64>,
+    reason: Option<String>,
+}
+
+/// Also a `null` is something.
+fn whatever<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
+}
+
+impl SaidLine {
+    fn turn(&self) -> Option<Turn> {
+        Some(Turn {
+            version: self.version,
+            state: State::parse(&self.state)?,
+            at_ms: self.at,
+            attempts: self.attempt.unwrap_or(0),
+            epoch: self.epoch.map(Epoch),
+            reason: self.reason.as_deref().and_then(Reason::parse),
+        })
+    }
+}
+
 impl From<&Turn> for Line {
     fn from(turn: &Turn) -> Self {
         Self {
@@ -73,6 +121,38 @@ impl From<&Turn> for Line {
 }
 
 impl Command {
+    /// The command of which an event's value tells: all of it but its params, who waits for it and what came after its
+    /// end. Nothing where it is none.
+    pub fn from_event(device: &DeviceKey, value: &[u8]) -> Option<Self> {
+        let said: Said = serde_json::from_slice(value).ok()?;
+        let history: Vec<Turn> = said.history.iter().map(SaidLine::turn).collect::<Option<_>>()?;
+        let life = Life {
+            state: State::parse(&said.state)?,
+            reason: said.reason.as_deref().and_then(Reason::parse),
+            version: said.version,
+            attempts: said.attempts,
+            max_attempts: said.max_attempts,
+            epoch: history.iter().rev().find_map(|turn| turn.epoch),
+            deadline_ms: said.expires_at,
+        };
+        Some(Self {
+            id: CommandId::parse(&said.id).ok()?,
+            device: device.clone(),
+            name: said.name,
+            params: Vec::new(),
+            life,
+            created_ms: said.created_at,
+            requested_by: said.requested_by,
+            key: said.key,
+            origin: None,
+            result: said.result.map(|json| json.get().as_bytes().to_vec()),
+            message: said.message,
+            history,
+            late: None,
+            published: false,
+        })
+    }
+
     /// The event of its newest transition. Times are Unix milliseconds. Without the params, so that it fits into the log
     /// wherever the device's answer did.
     pub fn event(&self) -> CommandEvent {
@@ -159,6 +239,25 @@ mod tests {
             ],
         });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&event.value).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_command_is_read_from_its_event_as_it_was() {
+        for result in [None, Some(&b"null"[..]), Some(&br#"{"angle": 1e400}"#[..])] {
+            let told = Command {
+                life: Life { epoch: Some(Epoch(9)), ..command().life },
+                params: Vec::new(),
+                origin: None,
+                result: result.map(<[u8]>::to_vec),
+                message: Some("done \u{1} \u{e9}".to_owned()),
+                ..command()
+            };
+            assert_eq!(Command::from_event(&told.device, &told.event().value), Some(told));
+        }
+        let device = command().device;
+        let text = String::from_utf8(command().event().value).unwrap();
+        assert_eq!(Command::from_event(&device, text.replace("succeeded", "done").as_bytes()), None);
+        assert_eq!(Command::from_event(&device, b""), None);
     }
 
     #[test]

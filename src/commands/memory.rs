@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::lifecycle::{Event, Ignored, Life, Reason, State, Step, transition};
 use super::{
     ACCEPT_MS, Answer, Answered, Canceled, Clock, Command, CommandError, CommandFuture, Commands, DANGLING_MS, Due,
-    KEPT_MS, Late, MAX_QUEUED, RING_MS, Row, SHARDS, Sending, Submission, Submitted, Swept, Turn, due_member,
+    KEPT_MS, Late, MAX_QUEUED, RING_MS, Ripe, Row, SHARDS, Sending, Submission, Submitted, Swept, Turn, due_member,
     parse_due_member, shard_of,
 };
 use crate::id::{CommandId, DeviceKey, Epoch};
@@ -189,6 +189,20 @@ impl MemoryCommands {
             life.is_some_and(|life| life.epoch != Some(epoch) && now < life.deadline_ms)
         };
         shelves.queue(device).filter(sendable).take(limit).collect()
+    }
+
+    fn ripe_now(&self, shards: &[u8]) -> Ripe {
+        let (shelves, now) = self.open();
+        let mut ripe = Ripe { shards: Vec::new(), quiet_ms: ACCEPT_MS };
+        for shard in shards {
+            let first = shelves.due.get(shard).into_iter().flat_map(BTreeMap::values).min();
+            match first {
+                Some(score) if *score <= at(now) => ripe.shards.push(*shard),
+                Some(score) => ripe.quiet_ms = ripe.quiet_ms.min((score - at(now)) / 2),
+                None => {}
+            }
+        }
+        ripe
     }
 
     fn sweep_now(&self, shard: u8, limit: usize, live: &dyn Fn(&Row) -> bool) -> Swept {
@@ -430,6 +444,10 @@ impl Commands for MemoryCommands {
         let (shelves, _) = self.open();
         let all = shelves.queue(device).filter_map(|id| shelves.command(device, id)).take(limit).collect();
         Box::pin(ready(Ok(all)))
+    }
+
+    fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe> {
+        Box::pin(ready(Ok(self.ripe_now(shards))))
     }
 
     fn sweep<'a>(

@@ -6,19 +6,4 @@
 -- ARGV[3]  at most so many
 -- Returns  their ids
 
-local ids = {}
-local most = tonumber(ARGV[3])
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-  if #ids >= most then
-    break
-  end
-  local id = entry[2][2]
-  local command = redis.call('HMGET', KEYS[2] .. id, 'state', 'epoch', 'deadline')
-  if not command[1] then
-    -- Its command is gone, which only somebody else's hand can have done: the queue must not fill up with such.
-    leave(KEYS[1], entry[1])
-  elseif ARGV[2] == '' or (command[2] ~= ARGV[2] and now < tonumber(command[3])) then
-    ids[#ids + 1] = id
-  end
-end
-return ids
+return waiting(KEYS[1], KEYS[2], ARGV[2], tonumber(ARGV[3]))

@@ -7,40 +7,61 @@ use futures_util::future::join_all;
 
 use super::{
     ACCEPT_MS, Answer, Answered, Canceled, Clock, Command, CommandError, CommandFuture, Commands, DANGLING_MS, Due,
-    KEPT_MS, MAX_QUEUED, RING_MS, Row, Sending, Submission, Submitted, Swept, due_member, parse_due_member, shard_of,
+    KEPT_MS, MAX_QUEUED, RING_MS, Ripe, Row, Sending, Submission, Submitted, Swept, Taken, due_member,
+    parse_due_member, shard_of,
 };
 use crate::id::{CommandId, DeviceKey, Epoch};
 use crate::store::{Arg, Script, Store, StoreError, Value, keys};
 
-/// A script of this directory behind what all of them have in common.
+/// A script of this directory behind what all of them have in common, and what it has in common with some.
 macro_rules! script {
-    ($name:literal) => {
-        Script::new($name, concat!(include_str!("common.lua"), include_str!(concat!($name, ".lua"))))
+    ($name:literal $(, $part:literal)*) => {
+        Script::new($name, concat!(
+            include_str!("common.lua"), $(include_str!(concat!($part, ".lua")),)* include_str!(concat!($name, ".lua"))
+        ))
     };
 }
 
 /// The same where it moves a command towards its end: that must go on when Redis is at `maxmemory`, since only ended
 /// commands ever give memory back.
 macro_rules! ending_script {
-    ($name:literal) => {
-        Script::new(
-            $name,
-            concat!("#!lua flags=allow-oom\n", include_str!("common.lua"), include_str!(concat!($name, ".lua"))),
-        )
+    ($name:literal $(, $part:literal)*) => {
+        Script::new($name, concat!(
+            "#!lua flags=allow-oom\n",
+            include_str!("common.lua"), $(include_str!(concat!($part, ".lua")),)* include_str!(concat!($name, ".lua"))
+        ))
     };
 }
 
 static SUBMIT: Script = script!("submit");
-static PENDING: Script = script!("pending");
-static MARK_SENT: Script = ending_script!("mark_sent");
+static ACCEPT: Script = Script::new(
+    "accept",
+    concat!(
+        include_str!("common.lua"),
+        include_str!("due.lua"),
+        "local function submit()\n",
+        include_str!("submit.lua"),
+        "end\n",
+        include_str!("accept.lua")
+    ),
+);
+static PENDING: Script = script!("pending", "waiting");
+static MARK_SENT: Script = ending_script!("mark_sent", "mark");
+static TAKE: Script = ending_script!("take", "waiting", "mark");
 static ANSWER: Script = ending_script!("answer");
 static CANCEL: Script = ending_script!("cancel");
 static LOOK: Script = ending_script!("look");
 static SETTLE: Script = ending_script!("settle");
-static DUE_ADD: Script = script!("due_add");
+static DUE_ADD: Script = script!("due_add", "due");
+static DUE_SOON: Script = script!("due_soon");
 static DUE_TAKE: Script = script!("due_take");
 static GET: Script = Script::new("get", include_str!("get.lua"));
 static DUE_MOVE: Script = Script::new("due_move", concat!("#!lua flags=allow-oom\n", include_str!("due_move.lua")));
+
+/// Due lists looked at at once where each needs a call of its own.
+const LOOKS: usize = 8;
+/// How long the entry of a command that was refused stays, in milliseconds.
+const REFUSED_MS: i64 = ACCEPT_MS + 1_000;
 
 /// What a script gives that is of no known shape.
 const STRANGE: StoreError = StoreError::Malformed("something no script of the commands gives");
@@ -134,35 +155,46 @@ impl RedisCommands {
         let (id, device) = (submission.id(), submission.device);
         let ttl = i64::try_from(submission.ttl_ms).unwrap_or(i64::MAX);
         let deadline = submission.since_ms.map(|since| since.saturating_add(ttl));
+        if self.store.is_whole() {
+            let beside = Beside {
+                list: due_key(shard_of(id)),
+                member: due_member(device, id),
+                deadline: deadline.map(|at| at.to_string()).unwrap_or_default(),
+            };
+            match self.accept(submission, id, &self.now(), Some(&beside)).await {
+                Err(error) if error.is_cross_slot() => {}
+                answer => return judged(device, answer?.list()?),
+            }
+        }
         // The entry first: a command without one would never end.
         let (first_ms, score) = self.due_add(device, id, deadline, submission.ttl_ms).await?;
-        let parts = self.accept(submission, id, first_ms).await?.list()?;
-        let refusal = match read::verdict(&parts)? {
-            "accepted" => return Ok(read::submitted(device, parts, true)?),
-            "known" => return Ok(read::submitted(device, parts, false)?),
-            "conflict" => return Err(CommandError::Conflict),
-            "slow" => return Err(CommandError::Unavailable("the directory is slow".to_owned())),
-            "expired" => CommandError::Expired,
-            "away" => CommandError::NotConnected,
-            "full" => CommandError::QueueFull,
-            _ => return Err(STRANGE.into()),
-        };
-        // Nothing was made, so the entry is looked at once more and goes; many refusals leave no heap behind.
-        let soon = format!("{}.5", first_ms + ACCEPT_MS + 1_000);
-        if let Err(error) = self.due_move(shard_of(id), &due_member(device, id), &score, &soon).await {
-            tracing::debug!(device = %device, command = %id, %error, "a refused command's due entry stays longer");
+        let answer = self.accept(submission, id, &first_ms.to_string(), None).await?;
+        let judged = judged(device, answer.list()?);
+        if let Err(CommandError::Expired | CommandError::NotConnected | CommandError::QueueFull) = judged {
+            // Nothing was made, so the entry is looked at once more and goes; many refusals leave no heap behind.
+            let soon = format!("{}.5", first_ms + REFUSED_MS);
+            if let Err(error) = self.due_move(shard_of(id), &due_member(device, id), &score, &soon).await {
+                tracing::debug!(device = %device, command = %id, %error, "a refused command's due entry stays longer");
+            }
         }
-        Err(refusal)
+        judged
     }
 
-    async fn accept(&self, submission: &Submission<'_>, id: CommandId, first_ms: i64) -> Result<Value, StoreError> {
+    /// `first`: when the entry in the due list was made; empty with an entry that is made `beside`, at once.
+    async fn accept(
+        &self,
+        submission: &Submission<'_>,
+        id: CommandId,
+        first: &str,
+        beside: Option<&Beside>,
+    ) -> Result<Value, StoreError> {
         let (now, id_text, body) = (self.now(), id.to_string(), submission.body_hash());
         let since = submission.since_ms.map(|since| since.to_string()).unwrap_or_default();
         let only = submission.only_epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
-        let args: [Arg<'_>; 16] = [
+        let mut args: Vec<Arg<'_>> = vec![
             (&now).into(),
             (&id_text).into(),
-            first_ms.into(),
+            first.into(),
             ACCEPT_MS.into(),
             (&body).into(),
             submission.ttl_ms.into(),
@@ -178,7 +210,14 @@ impl RedisCommands {
             submission.origin.unwrap_or_default().into(),
         ];
         let keys = Keys::of(submission.device, id);
-        self.store.run_replicated(&SUBMIT, &[&keys.own, &keys.queue, &keys.command], &args).await
+        let mut names = vec![&*keys.own, &*keys.queue, &*keys.command];
+        let mut script = &SUBMIT;
+        if let Some(Beside { list, member, deadline }) = beside {
+            names.push(list);
+            args.extend([member.into(), RING_MS.into(), deadline.into(), Arg::from(REFUSED_MS)]);
+            script = &ACCEPT;
+        }
+        self.store.run_replicated(script, &names, &args).await
     }
 
     async fn ids(&self, device: &DeviceKey, epoch: Option<Epoch>, limit: usize) -> Result<Vec<CommandId>, StoreError> {
@@ -199,7 +238,25 @@ impl RedisCommands {
         let (keys, now) = (Keys::of(device, id), self.now());
         let args: [Arg<'_>; 4] = [(&now).into(), epoch.0.into(), again.into(), RING_MS.into()];
         let answer = self.store.run(&MARK_SENT, &[&keys.own, &keys.queue, &keys.command], &args).await?;
-        let parts = answer.list()?;
+        self.marked(device, id, answer.list()?).await
+    }
+
+    async fn take_some(&self, device: &DeviceKey, epoch: Epoch, limit: usize) -> Result<Taken, CommandError> {
+        let (now, [own, queue, stem]) = (self.now(), ["own", "q", "c:"].map(|name| keys::device(device, name)));
+        let args: [Arg<'_>; 4] = [(&now).into(), epoch.0.into(), (limit as u64).into(), RING_MS.into()];
+        let mut parts = self.store.run(&TAKE, &[&own, &queue, &stem], &args).await?.list()?.into_iter();
+        let ids = parts.next().ok_or(STRANGE)?.list()?;
+        let ids: Vec<_> = ids.into_iter().map(read::id).collect::<Result<_, _>>()?;
+        let first = match (ids.first(), parts.next()) {
+            // Where it cannot be said after all, it is asked for like the others.
+            (Some(id), Some(marked)) => self.marked(device, *id, marked.list()?).await.ok(),
+            _ => None,
+        };
+        Ok(Taken { ids, first })
+    }
+
+    /// What `mark` gave.
+    async fn marked(&self, device: &DeviceKey, id: CommandId, parts: Vec<Value>) -> Result<Sending, CommandError> {
         let written = match read::verdict(&parts)? {
             "write" => true,
             "undeliverable" => false,
@@ -346,13 +403,78 @@ impl RedisCommands {
     }
 
     async fn settle(&self, device: &DeviceKey, id: CommandId, version: u32) -> Result<(), CommandError> {
-        let now = self.now();
-        let args: [Arg<'_>; 3] = [(&now).into(), version.into(), KEPT_MS.into()];
-        let settled = self.store.run(&SETTLE, &[&Keys::of(device, id).command], &args).await?;
-        if settled.unsigned()? == 1 {
-            self.due_move(shard_of(id), &due_member(device, id), "", "").await?;
+        let (now, key) = (self.now(), Keys::of(device, id).command);
+        let (list, member) = (due_key(shard_of(id)), due_member(device, id));
+        let args: [Arg<'_>; 4] = [(&now).into(), version.into(), KEPT_MS.into(), (&member).into()];
+        if self.store.is_whole() {
+            match self.store.run(&SETTLE, &[&key, &list], &args).await {
+                Err(error) if error.is_cross_slot() => {}
+                settled => return Ok(settled.map(drop)?),
+            }
+        }
+        if self.store.run(&SETTLE, &[&key], &args).await?.unsigned()? == 1 {
+            self.due_move(shard_of(id), &member, "", "").await?;
         }
         Ok(())
+    }
+
+    async fn ripe(&self, shards: &[u8]) -> Result<Ripe, CommandError> {
+        if self.store.is_whole() {
+            match self.ripe_among(shards).await {
+                Err(error) if error.is_cross_slot() => {}
+                ripe => return Ok(ripe?),
+            }
+        }
+        let mut all = Ripe { shards: Vec::new(), quiet_ms: ACCEPT_MS };
+        for some in shards.chunks(LOOKS) {
+            let looks = some.chunks(1).map(|one| self.ripe_among(one));
+            for one in join_all(looks).await {
+                let one = one?;
+                all.shards.extend(one.shards);
+                all.quiet_ms = all.quiet_ms.min(one.quiet_ms);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The same in one call.
+    async fn ripe_among(&self, shards: &[u8]) -> Result<Ripe, StoreError> {
+        let (now, lists) = (self.now(), shards.iter().map(|shard| due_key(*shard)).collect::<Vec<_>>());
+        if lists.is_empty() {
+            return Ok(Ripe { shards: Vec::new(), quiet_ms: ACCEPT_MS });
+        }
+        let lists: Vec<_> = lists.iter().map(String::as_str).collect();
+        let answer = self.store.run(&DUE_SOON, &lists, &[(&now).into(), ACCEPT_MS.into()]).await?;
+        let mut numbers = answer.list()?.into_iter();
+        let quiet_ms = read::number(numbers.next().ok_or(STRANGE)?)?;
+        let mut ripe = Vec::new();
+        for number in numbers {
+            let at = usize::try_from(number.unsigned()?).unwrap_or_default().wrapping_sub(1);
+            ripe.push(*shards.get(at).ok_or(STRANGE)?);
+        }
+        Ok(Ripe { shards: ripe, quiet_ms })
+    }
+}
+
+/// The entry that is made with a command, at once.
+struct Beside {
+    list: String,
+    member: String,
+    /// Unix milliseconds; empty: from now on.
+    deadline: String,
+}
+
+/// What became of a submission.
+fn judged(device: &DeviceKey, parts: Vec<Value>) -> Result<Submitted, CommandError> {
+    match read::verdict(&parts)? {
+        "accepted" => Ok(read::submitted(device, parts, true)?),
+        "known" => Ok(read::submitted(device, parts, false)?),
+        "conflict" => Err(CommandError::Conflict),
+        "slow" => Err(CommandError::Unavailable("the directory is slow".to_owned())),
+        "expired" => Err(CommandError::Expired),
+        "away" => Err(CommandError::NotConnected),
+        "full" => Err(CommandError::QueueFull),
+        _ => Err(STRANGE.into()),
     }
 }
 
@@ -363,6 +485,10 @@ impl Commands for RedisCommands {
 
     fn pending<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Vec<CommandId>> {
         Box::pin(async move { Ok(self.ids(device, Some(epoch), limit).await?) })
+    }
+
+    fn take<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Taken> {
+        Box::pin(self.take_some(device, epoch, limit))
     }
 
     fn mark_sent<'a>(
@@ -398,6 +524,10 @@ impl Commands for RedisCommands {
             }
             Ok(commands)
         })
+    }
+
+    fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe> {
+        Box::pin(self.ripe(shards))
     }
 
     fn sweep<'a>(

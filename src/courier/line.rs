@@ -62,7 +62,7 @@ pub(super) enum Work {
     Answer(Said),
     /// Ask whether this may be written, and have it written.
     Ask(Ask),
-    /// See which commands wait, so many at most.
+    /// See which commands wait, so many at most, and whether the first may be written.
     Look(Address, usize),
 }
 
@@ -135,8 +135,8 @@ impl Outlet {
         }
     }
 
-    fn ask(&self, id: CommandId, written: bool) -> Work {
-        Work::Ask(Ask { id, to: self.to.clone(), again: written || self.window.holds(id) })
+    fn ask(&self, id: CommandId, written: bool) -> Ask {
+        Ask { id, to: self.to.clone(), again: written || self.window.holds(id) }
     }
 
     fn work(&mut self, now_ms: u64) -> Option<Work> {
@@ -155,13 +155,13 @@ impl Outlet {
             if overdue.probe {
                 self.to.mailbox.signal(Signal::Demand);
             }
-            return Some(self.ask(overdue.id, true));
+            return Some(Work::Ask(self.ask(overdue.id, true)));
         }
         if !self.has_turn() {
             return None;
         }
         if let Some(turn) = self.next.front() {
-            return Some(self.ask(turn.id, turn.written));
+            return Some(Work::Ask(self.ask(turn.id, turn.written)));
         }
         self.more = false;
         Some(Work::Look(self.to.clone(), self.window.room()))
@@ -272,11 +272,12 @@ impl Line {
         self.outlet(to).is_some()
     }
 
-    /// These wait, of so many asked for at most.
-    pub(super) fn found(&mut self, to: &Address, ids: &[CommandId], limit: usize) {
-        let Some(outlet) = self.outlet(to) else { return };
+    /// These wait, of so many asked for at most. Gives the question about the first of them.
+    pub(super) fn found(&mut self, to: &Address, ids: &[CommandId], limit: usize) -> Option<Ask> {
+        let outlet = self.outlet(to)?;
         outlet.more |= ids.len() >= limit;
         ids.iter().for_each(|id| outlet.enqueue(*id, false));
+        ids.first().map(|id| outlet.ask(*id, false))
     }
 
     /// It could not be seen which wait.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::line::{Address, Ask, Line, Said, Work};
 use super::{Courier, Lines, WORKERS, lock};
-use crate::commands::{Answer, Answered, Command, CommandError, Sending};
+use crate::commands::{Answer, Answered, Command, CommandError, Sending, Taken};
 use crate::id::{CommandId, DeviceKey};
 use crate::mailbox::{FRESH, Letter, Order, PostError, Signal};
 use crate::protocol::message::CommandStatus;
@@ -129,19 +129,29 @@ impl Courier {
     }
 
     async fn look(&self, device: &DeviceKey, to: &Address, limit: usize) {
-        let found = self.commands.pending(device, to.epoch, limit).await;
-        self.with(device, |line, now_ms| match found {
-            Ok(ids) => line.found(to, &ids, limit),
+        let asked = (self.clock)();
+        let Taken { ids, first } = match self.commands.take(device, to.epoch, limit).await {
+            Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(%device, %error, "it cannot be seen which commands wait");
-                line.found_nothing_out(to, now_ms);
+                self.with(device, |line, now_ms| line.found_nothing_out(to, now_ms));
+                return;
             }
-        });
+        };
+        let ask = self.with(device, |line, _| line.found(to, &ids, limit)).flatten();
+        if let (Some(ask), Some(sending)) = (ask, first) {
+            self.send(device, ask, Ok(sending), asked).await;
+        }
     }
 
     async fn ask(&self, device: &DeviceKey, ask: Ask) {
         let asked = (self.clock)();
         let sending = self.commands.mark_sent(device, ask.id, ask.to.epoch, ask.again).await;
+        self.send(device, ask, sending, asked).await;
+    }
+
+    /// Does what the directory said at a moment not before `asked`.
+    async fn send(&self, device: &DeviceKey, ask: Ask, sending: Result<Sending, CommandError>, asked: Instant) {
         match sending {
             Ok(Sending::Write { command, changed }) => {
                 let mut command = *command;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::commands::memory::MemoryCommands;
 use crate::commands::{
-    Answer, Answered, Canceled, CommandError, CommandFuture, Commands, Row, Sending, State, Submission, Submitted,
-    Swept,
+    Answer, Answered, Canceled, CommandError, CommandFuture, Commands, Ripe, Row, Sending, State, Submission,
+    Submitted, Swept,
 };
 use crate::id::{Epoch, Incarnation, NodeName};
 use crate::mailbox::{FRESH, Letter, NextOrder, Order, Signal};
@@ -94,6 +94,10 @@ impl Commands for Weather {
 
     fn list<'a>(&'a self, device: &'a DeviceKey, limit: usize) -> CommandFuture<'a, Vec<Command>> {
         self.inner.list(device, limit)
+    }
+
+    fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe> {
+        self.inner.ripe(shards)
     }
 
     fn sweep<'a>(

@@ -219,9 +219,12 @@ impl Router {
                 news = self.parts.courier.news(NEWS) => {
                     let me = self.parts.registrar.life();
                     for command in news {
-                        self.spread(&command);
-                        desk.take(Outgoing::of(&command, &me));
+                        let outgoing = Outgoing::of(&command, &me);
+                        self.spread(&command, &outgoing.event.value);
+                        desk.take(outgoing);
                     }
+                    // Somebody may wait for what was told; nobody waits for the log.
+                    tokio::task::yield_now().await;
                 }
                 settled = mailbox.settled() => {
                     settling.extend(desk.settle(settled).into_iter().map(|end| self.settle_end(end)));

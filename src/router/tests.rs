@@ -10,14 +10,16 @@ use fixture::{Net, device, submission};
 use tokio::time::Instant;
 
 use super::{RING_AGAIN, TraceError};
-use crate::commands::{Answer, Answered, CommandError, Commands, RING_MS, SHARDS, State, Submission, shard_of};
+use crate::commands::{
+    Answer, Answered, Command, CommandError, Commands, RING_MS, SHARDS, State, Submission, shard_of,
+};
 use crate::eventlog::Topic;
 use crate::id::{CommandId, Epoch};
 use crate::limits::fixed::WAITERS;
 use crate::mailbox::{Letter, Order, Standing};
 use crate::ownership::{LEASE_MS, NodeState};
 use crate::peer::memory::Faults;
-use crate::peer::{Evicted, PeerHandler};
+use crate::peer::{Ending, Evicted, PeerHandler};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::CommandStatus;
 use crate::protocol::{Encoding, write_message};
@@ -114,6 +116,41 @@ async fn who_waits_hears_the_end_from_the_node_that_has_the_device() {
     until("and its acceptance where that was", || a.events() == [format!("{}:1", command.id)]).await;
     until("and counted", || b.metrics.commands.of(CommandRoute::Peer, CommandOutcome::Succeeded).get() == 1).await;
     assert!(net.commands.get(&device("d"), command.id).await.unwrap().published);
+}
+
+#[tokio::test]
+async fn who_waits_believes_what_it_is_told_in_whole_and_reads_what_it_is_not() {
+    let net = Net::of(1).await;
+    let router = &net.nodes[0].router;
+    let command = router.submit(submission("k")).await.unwrap().command;
+    let waiting = |command: &Command| {
+        let (watch, known) = (router.watch(&device("d"), command.id), command.clone());
+        tokio::spawn(watch.end(known, soon()))
+    };
+    let told = |version, detail: Vec<u8>| Ending {
+        device: device("d"),
+        command: command.id,
+        version,
+        state: "succeeded".to_owned(),
+        detail,
+    };
+    // Nothing of this is in the directory.
+    let mut end = Command { params: Vec::new(), origin: None, result: Some(b"7".to_vec()), ..command.clone() };
+    (end.life.state, end.life.version) = (State::Succeeded, 3);
+    let heard = waiting(&command);
+    router.ended(told(3, end.event().value));
+    assert_eq!(heard.await.unwrap().unwrap(), end);
+    // Of another version than is said, not whole, or not there: then it is read, and there is no end.
+    for detail in [end.event().value, b"{}".to_vec(), Vec::new()] {
+        let mut heard = waiting(&command);
+        router.ended(told(2, detail));
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut heard).await.is_err());
+        heard.abort();
+    }
+    let canceled = net.commands.cancel(&device("d"), command.id).await.unwrap().command;
+    let heard = waiting(&command);
+    router.ended(told(canceled.life.version, Vec::new()));
+    assert_eq!(heard.await.unwrap().unwrap(), canceled);
 }
 
 /// Faults F31 and F32: what the two cannot tell each other is found by looking, and a third rings.

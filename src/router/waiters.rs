@@ -111,6 +111,11 @@ impl Waiters {
         }
     }
 
+    /// Whether anybody waits for a command.
+    pub(super) fn wait_for(&self, id: CommandId) -> bool {
+        lock(&self.0).seats.contains_key(&id)
+    }
+
     /// Tells that a command has come to a version.
     pub(super) fn ring(&self, id: CommandId, version: u32) {
         if let Some(seats) = lock(&self.0).seats.get(&id) {

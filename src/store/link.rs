@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError,
     ServerErrorKind, TlsCertificates,
@@ -97,7 +98,11 @@ impl Dialer {
         if let Some(password) = password {
             settings = settings.set_password(password);
         }
-        let info = addr.into_connection_info().map_err(|error| error.to_string())?.set_redis_settings(settings);
+        // Calls are small and somebody waits for each: held back until the one before is acknowledged, those that could go
+        // side by side would go one after the other.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = addr.into_connection_info().map_err(|error| error.to_string())?;
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let client = match (&self.ca, self.first.tls) {
             (Some(ca), true) => {
                 Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })

@@ -12,7 +12,7 @@ use tidegate::commands::{
 };
 use tidegate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName};
 use tidegate::protocol::message::CommandStatus;
-use tidegate::store::{RedisConfig, Store, keys};
+use tidegate::store::{Mode, RedisConfig, Store, keys};
 
 /// When every case begins, Unix milliseconds.
 pub const START: i64 = 1_748_522_700_000;
@@ -22,7 +22,11 @@ pub const LIFE: &str = "000000000000000000000000000000ff";
 
 /// A store on what stands at these urls.
 pub async fn store(url: &str) -> Arc<Store> {
-    let config = RedisConfig { urls: vec![url.to_owned()], ..RedisConfig::default() };
+    store_as(url, Mode::Auto).await
+}
+
+async fn store_as(url: &str, mode: Mode) -> Arc<Store> {
+    let config = RedisConfig { urls: vec![url.to_owned()], mode, ..RedisConfig::default() };
     Arc::new(Store::connect(&config, Duration::from_secs(30)).await.unwrap())
 }
 
@@ -66,7 +70,12 @@ pub fn memory() -> Bench {
 }
 
 pub async fn redis(name: &'static str, url: &str) -> Bench {
-    let store = store(url).await;
+    redis_as(name, url, Mode::Auto).await
+}
+
+/// The same, taken for this kind whatever it is.
+pub async fn redis_as(name: &'static str, url: &str, mode: Mode) -> Bench {
+    let store = store_as(url, mode).await;
     let hands = Hands::default();
     let commands = Arc::new(RedisCommands::with_clock(Arc::clone(&store), hands.clock()));
     Bench { name, hands, twin: Twin::Redis { commands, store } }

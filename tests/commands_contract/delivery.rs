@@ -1,8 +1,8 @@
 //! How commands go out.
 
 use tidegate::commands::window::{Overdue, WINDOW, Window};
-use tidegate::commands::{Reason, Sending, State, Submission};
-use tidegate::id::{CommandId, DeviceKey};
+use tidegate::commands::{Reason, Sending, State, Submission, Taken};
+use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::protocol::message::CommandStatus;
 
 use super::bench::{Bench, MINUTE, device, order};
@@ -40,6 +40,47 @@ pub async fn commands_go_out_in_the_order_in_which_they_came(bench: &Bench) {
     let two = bench.commands().pending(&lamp, tidegate::id::Epoch(1), 2).await.unwrap();
     assert_eq!(two, [ids[2], ids[3]]);
     assert_eq!(bench.pending(&lamp, 1).await[2..], ids[5..]);
+}
+
+/// What is taken is what waits, and the first of it is marked as if it had been asked for by itself.
+pub async fn what_is_taken_is_what_waits_and_its_first_may_be_written(bench: &Bench) {
+    let lamp = device("lamp");
+    let take = async |epoch, limit| bench.commands().take(&lamp, Epoch(epoch), limit).await.unwrap();
+    assert_eq!(take(1, 8).await, Taken::default());
+    let ids = accept_some(bench, &lamp, 5).await;
+    assert_eq!(take(1, 8).await, Taken { ids: ids.clone(), first: Some(Sending::Fenced) });
+    assert_eq!(bench.state(&lamp, ids[0]).await, State::Queued);
+    bench.hold(&lamp, "n1", 1).await;
+    for turn in 0..2 {
+        let Taken { ids: found, first } = take(1, 3).await;
+        assert_eq!(found, ids[turn..turn + 3]);
+        let Some(Sending::Write { command, changed: true }) = first else { panic!("{first:?}") };
+        assert_eq!((command.id, command.life.state, command.life.epoch), (ids[turn], State::Sent, Some(Epoch(1))));
+        assert_eq!((command.life.version, command.life.attempts), (2, 1));
+        assert_eq!(*command, bench.get(&lamp, ids[turn]).await);
+    }
+    assert_eq!(bench.state(&lamp, ids[2]).await, State::Queued);
+    // A later connection begins with the first again; an earlier one begins nothing.
+    bench.hold(&lamp, "n2", 2).await;
+    assert_eq!(take(1, 1).await, Taken { ids: vec![ids[2]], first: Some(Sending::Fenced) });
+    let first = take(2, 1).await.first;
+    assert!(matches!(&first, Some(Sending::Write { command, .. }) if command.life.attempts == 2), "{first:?}");
+}
+
+/// What has no attempt left is ended by whoever takes it, and what is over is not taken.
+pub async fn what_has_no_attempt_left_is_not_taken_a_second_time(bench: &Bench) {
+    let lamp = device("lamp");
+    bench.hold(&lamp, "n1", 1).await;
+    let once = bench.accept(&Submission { max_attempts: 1, ..order(&lamp, "once") }).await;
+    bench.accept(&Submission { ttl_ms: 6_000, ..order(&lamp, "soon over") }).await;
+    bench.write(&lamp, once, 1).await;
+    bench.hold(&lamp, "n1", 2).await;
+    bench.pass(6_000);
+    let Taken { ids, first } = bench.commands().take(&lamp, Epoch(2), 8).await.unwrap();
+    assert_eq!(ids, [once]);
+    let Some(Sending::Undeliverable(command)) = first else { panic!("{first:?}") };
+    assert_eq!((command.life.state, command.life.reason), (State::Failed, Some(Reason::OutcomeUnknown)));
+    assert_eq!(bench.commands().take(&lamp, Epoch(2), 8).await.unwrap(), Taken::default());
 }
 
 pub async fn eight_are_unheard_of_at_most_and_each_word_lets_the_next_go(bench: &Bench) {

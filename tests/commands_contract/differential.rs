@@ -1,7 +1,7 @@
 //! Random histories on both twins: every answer must be the same, and so must everything that is kept.
 
 use fastrand::Rng;
-use tidegate::commands::{Answer, Submission};
+use tidegate::commands::{Answer, SHARDS, Submission};
 use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::protocol::message::CommandStatus;
 
@@ -20,10 +20,12 @@ enum Act {
     Submit { key: usize, name: &'static str, ttl_ms: u64, age_ms: Option<i64>, attempts: u32, replace: bool, slow: i64 },
     SubmitFor { key: usize, epoch: u64 },
     Pending { epoch: u64, limit: usize },
+    Take { epoch: u64, limit: usize },
     Mark { key: usize, epoch: u64, again: bool },
     Answer { key: usize, status: CommandStatus, result: bool, message: bool },
     Cancel { key: usize },
     Sweep,
+    Ripe,
     Settle { key: usize, version: u32 },
     List { limit: usize },
 }
@@ -47,8 +49,9 @@ fn draw(rng: &mut Rng) -> Act {
             slow: *rng.choice(&[0, 0, 0, 0, 0, 3_000, 5_001]).unwrap(),
         },
         42..44 => Act::SubmitFor { key, epoch },
-        44..50 => Act::Pending { epoch, limit: rng.usize(1..9) },
-        50..68 => Act::Mark { key, epoch, again: rng.bool() },
+        44..47 => Act::Pending { epoch, limit: rng.usize(1..9) },
+        47..54 => Act::Take { epoch, limit: rng.usize(1..9) },
+        54..68 => Act::Mark { key, epoch, again: rng.bool() },
         68..82 => Act::Answer {
             key,
             status: *rng.choice(&CommandStatus::ALL).unwrap(),
@@ -56,7 +59,8 @@ fn draw(rng: &mut Rng) -> Act {
             message: rng.u8(..4) == 0,
         },
         82..86 => Act::Cancel { key },
-        86..94 => Act::Sweep,
+        86..92 => Act::Sweep,
+        92..94 => Act::Ripe,
         94..98 => Act::Settle { key, version: rng.u32(1..7) },
         _ => Act::List { limit: rng.usize(1..9) },
     }
@@ -82,6 +86,7 @@ async fn act(bench: &Bench, device: &DeviceKey, act: &Act) -> String {
             return format!("{:?}", commands.submit(&asked).await);
         }
         Act::Pending { epoch, limit } => return format!("{:?}", commands.pending(device, Epoch(epoch), limit).await),
+        Act::Take { epoch, limit } => return format!("{:?}", commands.take(device, Epoch(epoch), limit).await),
         Act::Mark { key, epoch, again } => {
             return format!("{:?}", commands.mark_sent(device, id(key), Epoch(epoch), again).await);
         }
@@ -91,6 +96,10 @@ async fn act(bench: &Bench, device: &DeviceKey, act: &Act) -> String {
         }
         Act::Cancel { key } => return format!("{:?}", commands.cancel(device, id(key)).await),
         Act::Sweep => return format!("{:?}", bench.sweep().await),
+        Act::Ripe => {
+            let all: Vec<u8> = (0..SHARDS).collect();
+            return format!("{:?}", commands.ripe(&all).await);
+        }
         Act::Settle { key, version } => {
             return format!("{:?}", commands.settle_published(device, id(key), version).await);
         }

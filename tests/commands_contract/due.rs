@@ -2,7 +2,7 @@
 
 use futures_util::future::join;
 use tidegate::commands::{
-    ACCEPT_MS, CommandError, DANGLING_MS, Due, MAX_QUEUED, RING_MS, Reason, SHARDS, State, Submission, shard_of,
+    ACCEPT_MS, CommandError, DANGLING_MS, Due, MAX_QUEUED, RING_MS, Reason, Ripe, SHARDS, State, Submission, shard_of,
 };
 use tidegate::id::{CommandId, Epoch};
 use tidegate::protocol::message::CommandStatus::Succeeded;
@@ -226,6 +226,32 @@ pub async fn every_shard_is_swept_by_itself(bench: &Bench) {
         found.sort();
         assert_eq!(found, expected, "shard {shard}");
     }
+}
+
+/// What the sweeper asks before it looks anywhere: nothing is found later for its asking less often.
+pub async fn a_shard_is_ripe_from_when_something_is_due_and_quiet_before(bench: &Bench) {
+    let (lamp, all) = (device("lamp"), (0..SHARDS).collect::<Vec<_>>());
+    let ripe = async |shards: &[u8]| bench.commands().ripe(shards).await.unwrap();
+    assert_eq!(ripe(&all).await, Ripe { shards: vec![], quiet_ms: ACCEPT_MS });
+    assert_eq!(ripe(&[]).await, Ripe { shards: vec![], quiet_ms: ACCEPT_MS });
+    // Whatever is asked for comes due no sooner than everybody was told that nothing would.
+    let shortest = bench.accept(&Submission { ttl_ms: 1, ..order(&lamp, "short") }).await;
+    let later = bench.accept(&Submission { ttl_ms: 9_000, ..order(&lamp, "later") }).await;
+    let (first, second) = (shard_of(shortest), shard_of(later));
+    assert_ne!(first, second);
+    assert_eq!(ripe(&all).await, Ripe { shards: vec![], quiet_ms: ACCEPT_MS });
+    bench.pass(ACCEPT_MS - 1);
+    assert_eq!(ripe(&all).await, Ripe { shards: vec![], quiet_ms: 1 });
+    assert_eq!(ripe(&[second]).await, Ripe { shards: vec![], quiet_ms: 9_000 - ACCEPT_MS + 1 });
+    bench.pass(1);
+    assert_eq!(ripe(&all).await, Ripe { shards: vec![first], quiet_ms: 9_000 - ACCEPT_MS });
+    assert_eq!(ripe(&[second, first]).await.shards, [first]);
+    bench.pass(4_000);
+    let mut both = ripe(&all).await.shards;
+    both.sort_unstable();
+    assert_eq!(both, if first < second { [first, second] } else { [second, first] });
+    bench.sweep().await;
+    assert_eq!(ripe(&all).await.shards, Vec::<u8>::new());
 }
 
 pub async fn two_sweepers_of_one_shard_do_no_harm(bench: &Bench) {

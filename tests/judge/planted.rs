@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tidegate::commands::{
-    Answer, Answered, Canceled, Command, CommandError, CommandFuture, Commands, Row as CommandRow, Sending, State,
-    Submission, Submitted, Swept,
+    Answer, Answered, Canceled, Command, CommandError, CommandFuture, Commands, Ripe, Row as CommandRow, Sending,
+    State, Submission, Submitted, Swept,
 };
 use tidegate::id::{CommandId, DeviceKey, Epoch};
 use tidegate::ownership::{
@@ -124,6 +124,10 @@ impl<C: Commands> Commands for PlantedCommands<C> {
 
     fn list<'a>(&'a self, device: &'a DeviceKey, limit: usize) -> CommandFuture<'a, Vec<Command>> {
         self.inner.list(device, limit)
+    }
+
+    fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe> {
+        self.inner.ripe(shards)
     }
 
     fn sweep<'a>(

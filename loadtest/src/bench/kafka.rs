@@ -1,17 +1,21 @@
 //! The broker of a run: given by whoever runs the benchmarks, its topics made here.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use tidegate::eventlog::kafka::topics::{TopicOptions, specs};
 
 use super::BenchError;
 
+const TIMEOUT: Duration = Duration::from_secs(20);
 const PARTITIONS: i32 = 12;
 /// Where the gateway's records go.
 pub const PREFIX: &str = "bench.";
-/// The obvious program's topic, and the bare producer's.
-const OTHERS: [&str; 2] = ["obvious.telemetry", "bare.telemetry"];
+/// The obvious program's topic, the bare producer's, and the articles' server's.
+const OTHERS: [&str; 3] = ["obvious.telemetry", "bare.telemetry", "node.telemetry"];
 /// A run may write more than a small disk holds.
 const RETENTION: [(&str, &str); 2] = [("retention.bytes", "134217728"), ("segment.bytes", "67108864")];
 
@@ -44,4 +48,15 @@ pub fn make_topics(brokers: &str) -> Result<(), BenchError> {
         }
     }
     Ok(())
+}
+
+/// How many records were ever written to a topic of these.
+///
+/// # Errors
+/// When the brokers do not answer.
+pub fn records(brokers: &str, topic: &str) -> Result<u64, BenchError> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().map_err(BenchError::failed)?;
+    let ends = (0..PARTITIONS).map(|partition| consumer.fetch_watermarks(topic, partition, TIMEOUT));
+    ends.map(|end| end.map(|(_, high)| high.max(0).cast_unsigned()).map_err(BenchError::failed)).sum()
 }

@@ -35,7 +35,12 @@ struct Held {
 
 impl Bench {
     fn settle(&self) -> Duration {
-        Duration::from_millis(if self.quick { 4_000 } else { 15_000 })
+        Duration::from_millis(if self.quick { 3_000 } else { 15_000 })
+    }
+
+    /// KiB of an idle connection.
+    pub(super) fn idle_kib(&self, peer: Peer, count: usize) -> Result<f64, BenchError> {
+        Ok(self.held(peer, count, false)?.each)
     }
 
     fn held(&self, peer: Peer, count: usize, burst: bool) -> Result<Held, BenchError> {
@@ -72,7 +77,7 @@ impl Bench {
 
     fn memory_of(&self, kind: &Kind, count: usize) -> Result<Vec<Row>, BenchError> {
         let (mut idle, mut burst) = (Pair::default(), Pair::default());
-        for _ in 0..if self.quick { 1 } else { 3 } {
+        for _ in 0..self.few_rounds() {
             idle.baseline.push(self.held(kind.baseline, count, false)?.each);
             let held = self.held(kind.gateway, count, true)?;
             idle.ours.push(held.each);

@@ -1,5 +1,7 @@
 //! The servers that are measured, and how each is started.
 
+mod brokers;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use super::servers::{Server, free_address};
 use crate::client::{Device, DeviceError, DeviceOptions};
 use crate::crowd::Crowd;
 use crate::wire::{Speech, Target, TokenSource};
+use brokers::{Started, Store};
 
 /// Connections in every measurement but those of memory.
 pub(super) const BUSY_CONNECTIONS: usize = 200;
@@ -28,6 +31,24 @@ pub(super) enum Peer {
     Obvious,
     TlsEcho,
     TlsHandshake,
+    Nats,
+    RabbitMq,
+    Node,
+}
+
+impl Peer {
+    /// What its ack says of an update. Everywhere one broker on one disk: no copies on other machines.
+    pub(super) fn ack(self) -> &'static str {
+        match self {
+            Self::Gateway | Self::GatewayTls | Self::Other | Self::Obvious | Self::Node => {
+                "in Kafka's log (acks=all), which Kafka's system writes to disk later; Kafka's CPU is not counted"
+            }
+            Self::Mosquitto => "taken into memory, stored nowhere",
+            Self::Nats => "written to the stream's file, before fsync (every two minutes by default)",
+            Self::RabbitMq => "in a durable classic queue, after an fsync that it shares with others",
+            Self::BareEcho | Self::TlsEcho | Self::TlsHandshake => "nothing",
+        }
+    }
 }
 
 /// A second gateway, measured in the same rounds as the first.
@@ -50,6 +71,8 @@ pub struct Bench {
     pub other: Option<Other>,
     /// Where the baselines' binaries are.
     pub bins: PathBuf,
+    /// Where peers are that were built for it: `loadtest/peers/install`.
+    pub peers: PathBuf,
     /// The broker.
     pub brokers: String,
     /// The url of the Redis.
@@ -63,6 +86,11 @@ pub struct Bench {
 impl Bench {
     pub(super) fn rounds(&self) -> usize {
         if self.quick { 2 } else { 5 }
+    }
+
+    /// Of what takes long and varies little.
+    pub(super) fn few_rounds(&self) -> usize {
+        if self.quick { 1 } else { 3 }
     }
 
     pub(super) fn warm(&self) -> Duration {
@@ -82,45 +110,53 @@ impl Bench {
     }
 
     pub(super) fn start(&self, peer: Peer) -> Result<(Server, Target), BenchError> {
-        let address = free_address()?;
+        let (server, target, _) = self.start_storing(peer)?;
+        Ok((server, target))
+    }
+
+    /// Starts a server and says where it stores what it acks.
+    fn start_storing(&self, peer: Peer) -> Result<(Server, Target, Store), BenchError> {
         let log = self.dir.join(format!("{peer:?}.log").to_lowercase());
-        let bin = |name: &str| self.bins.join(name);
-        let at = address.to_string();
-        let tls = [self.identity.certificate.display().to_string(), self.identity.key.display().to_string()];
-        let (program, words, speech) = match peer {
-            Peer::Gateway | Peer::GatewayTls | Peer::Other => return self.start_gateway(peer, None, address, &log),
-            Peer::BareEcho => (bin("bare-echo"), vec![at], Speech::Echo),
-            Peer::Obvious => (bin("obvious"), vec![at, self.brokers.clone()], Speech::AckEach),
-            Peer::Mosquitto => (mosquitto_binary(), self.mosquitto(address)?, Speech::Mqtt),
-            Peer::TlsEcho => (bin("tls-baseline"), [vec!["echo".into(), at], tls.to_vec()].concat(), Speech::Echo),
-            Peer::TlsHandshake => {
-                (bin("tls-baseline"), [vec!["handshake".into(), at], tls.to_vec()].concat(), Speech::Echo)
+        let plain = |(server, address, speech, store): Started| (server, Target::plain(address, speech), store);
+        match peer {
+            Peer::Gateway | Peer::GatewayTls | Peer::Other => {
+                let (server, target) = self.start_gateway(peer, None, free_address()?, &log)?;
+                Ok((server, target, Store::Kafka(format!("{PREFIX}telemetry"))))
             }
+            Peer::Mosquitto => self.start_mosquitto(&log).map(plain),
+            Peer::Nats => self.start_nats(&log).map(plain),
+            Peer::RabbitMq => self.start_rabbitmq(&log).map(plain),
+            Peer::Node => self.start_node_server(&log).map(plain),
+            Peer::BareEcho | Peer::Obvious | Peer::TlsEcho | Peer::TlsHandshake => self.start_own(peer, &log),
+        }
+    }
+
+    /// The baselines that are programs of this crate.
+    fn start_own(&self, peer: Peer, log: &Path) -> Result<(Server, Target, Store), BenchError> {
+        let address = free_address()?;
+        let tls = || [&self.identity.certificate, &self.identity.key].map(|file| file.display().to_string()).to_vec();
+        let at = address.to_string();
+        let (name, words, speech, store) = match peer {
+            Peer::Obvious => {
+                let store = Store::Kafka("obvious.telemetry".to_owned());
+                ("obvious", vec![at, self.brokers.clone()], Speech::AckEach, store)
+            }
+            Peer::TlsEcho => ("tls-baseline", [vec!["echo".into(), at], tls()].concat(), Speech::Echo, Store::Nothing),
+            Peer::TlsHandshake => {
+                ("tls-baseline", [vec!["handshake".into(), at], tls()].concat(), Speech::Echo, Store::Nothing)
+            }
+            _ => ("bare-echo", vec![at], Speech::Echo, Store::Nothing),
         };
-        let mut server = Server::start(&program, &words, &log)?;
+        let mut server = Server::start(&self.bins.join(name), &words, log)?;
         server.wait_for(address)?;
         let encrypted = matches!(peer, Peer::TlsEcho | Peer::TlsHandshake);
         let tls = encrypted.then(|| self.identity.client.clone());
-        Ok((server, Target { address, tls, speech, token: None }))
+        Ok((server, Target { tls, ..Target::plain(address, speech) }, store))
     }
 
     /// One node of several, by its name.
     pub(super) fn start_node(&self, peer: Peer, name: &str) -> Result<(Server, Target), BenchError> {
         self.start_gateway(peer, Some(name), free_address()?, &self.dir.join(format!("{name}.log")))
-    }
-
-    /// mosquitto 2.0.11 needs a plain listener beside the WebSocket one. Started by root it would become a user who may
-    /// not read this directory.
-    fn mosquitto(&self, address: SocketAddr) -> Result<Vec<String>, BenchError> {
-        let file = self.dir.join("mosquitto.conf");
-        let plain = free_address()?.port();
-        let text = format!(
-            "user root\nlistener {plain} 127.0.0.1\nlistener {} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
-             persistence false\nlog_type error\nset_tcp_nodelay true\nsys_interval 0\n",
-            address.port()
-        );
-        std::fs::write(&file, text).map_err(BenchError::io("mosquitto.conf"))?;
-        Ok(vec!["-c".to_owned(), file.display().to_string()])
     }
 
     /// A node with everything at its default but where things are.
@@ -177,12 +213,6 @@ impl Bench {
         let answer = runtime.block_on(publish_one(&options)).map_err(BenchError::failed)?;
         if answer.contains("\"ack\"") { Ok(()) } else { Err(BenchError::failed(format!("no ack but {answer}"))) }
     }
-}
-
-/// Debian puts it where only root's `PATH` leads.
-fn mosquitto_binary() -> PathBuf {
-    let debian = PathBuf::from("/usr/sbin/mosquitto");
-    if debian.exists() { debian } else { PathBuf::from("mosquitto") }
 }
 
 async fn publish_one(options: &DeviceOptions) -> Result<String, DeviceError> {

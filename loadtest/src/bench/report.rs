@@ -14,6 +14,8 @@ pub enum Rule {
     RatioAtLeast(f64),
     /// `value - baseline` is at most this.
     OverAtMost(f64),
+    /// `value` is at most this, whatever the baseline.
+    AtMost(f64),
     /// For information.
     None,
 }
@@ -36,6 +38,19 @@ pub struct Spread {
     pub median: f64,
     /// The largest.
     pub maximum: f64,
+}
+
+/// What a row of the comparison with peers is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Beside {
+    /// The peer whose figure the baseline is.
+    pub peer: &'static str,
+    /// The figure, the same for all peers.
+    pub figure: &'static str,
+    /// What the peer says by its ack.
+    pub ack: &'static str,
+    /// What the gateway says by its.
+    pub own_ack: &'static str,
 }
 
 /// One figure.
@@ -66,6 +81,9 @@ pub struct Row {
     pub baseline_spread: Spread,
     /// What one has to know to read it.
     pub note: String,
+    /// Set where the baseline is a peer's figure of the comparison with peers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
 }
 
 impl Spread {
@@ -89,6 +107,7 @@ impl Row {
             Rule::RatioAtMost(bound) => (Some(bound), Some(ratio <= bound)),
             Rule::RatioAtLeast(bound) => (Some(bound), Some(ratio >= bound)),
             Rule::OverAtMost(bound) => (Some(bound), Some(value - baseline <= bound)),
+            Rule::AtMost(bound) => (Some(bound), Some(value <= bound)),
             Rule::None => (None, None),
         };
         Self {
@@ -104,6 +123,7 @@ impl Row {
             spread,
             baseline_spread,
             note: String::new(),
+            beside: None,
         }
     }
 
@@ -112,31 +132,72 @@ impl Row {
         Self { note, ..self }
     }
 
-    /// The row as one line of the table.
-    pub fn line(&self) -> String {
-        let target = match self.rule {
-            Rule::RatioAtMost(bound) => format!("<= {bound}"),
+    /// The target with its sign, as `<= 0.25`; `-` where there is none.
+    pub fn target_text(&self) -> String {
+        match self.rule {
+            Rule::RatioAtMost(bound) | Rule::AtMost(bound) => format!("<= {bound}"),
             Rule::RatioAtLeast(bound) => format!(">= {bound}"),
             Rule::OverAtMost(bound) => format!("<= +{bound}"),
             Rule::None => "-".to_owned(),
-        };
-        let met = match self.met {
+        }
+    }
+
+    /// What is held against the target, as a text: the ratio, what it is over the baseline, or the figure itself.
+    pub fn judged_text(&self) -> String {
+        match self.rule {
+            Rule::OverAtMost(_) => format!("{:+.2}", self.value - self.baseline),
+            Rule::AtMost(_) => number(self.value),
+            _ if self.ratio.is_finite() => format!("{:.3}", self.ratio),
+            _ => "-".to_owned(),
+        }
+    }
+
+    /// How much of its target the figure takes: 1 is just met, less is better. None where there is no target.
+    pub fn of_target(&self) -> Option<f64> {
+        match self.rule {
+            Rule::RatioAtMost(bound) => Some(self.ratio / bound),
+            Rule::RatioAtLeast(bound) => Some(bound / self.ratio),
+            Rule::OverAtMost(bound) => Some((self.value - self.baseline).max(0.0) / bound),
+            Rule::AtMost(bound) => Some(self.value.max(0.0) / bound),
+            Rule::None => None,
+        }
+    }
+
+    /// Whether the target was met, in a word.
+    pub fn met_text(&self) -> &'static str {
+        match self.met {
             Some(true) => "met",
             Some(false) => "MISSED",
             None => "",
-        };
+        }
+    }
+
+    /// The row as one line of the table.
+    pub fn line(&self) -> String {
+        let (target, judged, met) = (self.target_text(), self.judged_text(), self.met_text());
         let (ours, base) = (self.spread.text(), self.baseline_spread.text());
-        format!(
-            "{:<32} {:<22} {:<12} {ours:>29} {base:>29} {:>7.3} {target:>7} {met:<6}",
-            self.name, self.against, self.unit, self.ratio
-        )
+        let line = format!(
+            "{:<37} {:<22} {:<12} {ours:>29} {base:>29} {judged:>7} {target:>8} {met:<6}",
+            self.name, self.against, self.unit
+        );
+        line.trim_end().to_owned()
     }
 }
 
 impl Spread {
-    fn text(&self) -> String {
-        let number = |value: f64| if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+    /// Smallest, middle and largest.
+    pub fn text(&self) -> String {
         [self.minimum, self.median, self.maximum].map(number).join(" / ")
+    }
+}
+
+/// A figure with three or more digits that count.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        size if size.is_nan() => "-".to_owned(),
+        size if size >= 1000.0 => format!("{value:.0}"),
+        size if size >= 0.1 || size == 0.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
 
@@ -162,11 +223,11 @@ impl Report {
 /// The table: a heading, a line each, the notes, and which targets were missed.
 pub fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<32} {:<22} {:<12} {:>29} {:>29} {:>7} {:>7}\n",
+        "{:<37} {:<22} {:<12} {:>29} {:>29} {:>7} {:>8}\n",
         "figure", "against", "unit", "min / median / max", "the baseline's", "ratio", "target"
     );
     for row in rows {
-        text += row.line().trim_end();
+        text += &row.line();
         text.push('\n');
     }
     let noted: Vec<&Row> = rows.iter().filter(|row| !row.note.is_empty()).collect();
@@ -207,6 +268,19 @@ mod tests {
         assert_eq!(row(&[2.0], &[4.0], Rule::RatioAtLeast(0.55)).met, Some(false));
         assert_eq!(row(&[2.0], &[4.0], Rule::RatioAtLeast(0.5)).met, Some(true));
         assert_eq!(row(&[2.0], &[4.0], Rule::None).met, None);
+        assert_eq!(row(&[0.01], &[f64::NAN], Rule::AtMost(0.01)).met, Some(true));
+        assert_eq!(row(&[0.02], &[0.0], Rule::AtMost(0.01)).met, Some(false));
+    }
+
+    #[test]
+    fn a_row_says_how_much_of_its_target_it_takes() {
+        let of = |ours: f64, baseline: f64, rule| row(&[ours], &[baseline], rule).of_target();
+        assert_eq!(of(1.0, 4.0, Rule::RatioAtMost(0.5)), Some(0.5));
+        assert_eq!(of(1.0, 4.0, Rule::RatioAtLeast(0.5)), Some(2.0));
+        assert_eq!(of(7.0, 4.0, Rule::OverAtMost(1.5)), Some(2.0));
+        assert_eq!(of(1.0, 4.0, Rule::OverAtMost(1.5)), Some(0.0), "less than nothing is nothing");
+        assert_eq!(of(0.02, 0.0, Rule::AtMost(0.01)), Some(2.0));
+        assert_eq!(of(1.0, 4.0, Rule::None), None);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Servers as child processes: started pinned to a core, waited for, measured from outside, ended when dropped.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::BenchError;
 
@@ -15,17 +18,41 @@ const START_TIMEOUT: Duration = Duration::from_secs(40);
 /// `/proc` counts in hundredths of a second.
 const TICK_US: f64 = 10_000.0;
 
-/// A running server.
+/// A running server: a process and all that it started.
 pub struct Server {
     child: Child,
     log: PathBuf,
+    /// What it needs and is not measured with it; ends after it.
+    helper: Option<Box<Server>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let all = tree(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in all.into_iter().skip(1).filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
+}
+
+/// A process and its descendants, parents before children.
+fn tree(root: u32) -> Vec<u32> {
+    let stats = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let text = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = text.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+        Some((pid, parent))
+    });
+    let parents: Vec<(u32, u32)> = stats.collect();
+    let mut found = vec![root];
+    let mut at = 0;
+    while let Some(&pid) = found.get(at) {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
+        at += 1;
+    }
+    found
 }
 
 /// A loopback address with a port that is free now.
@@ -43,18 +70,38 @@ impl Server {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, arguments: &[String], log: &Path) -> Result<Self, BenchError> {
+        Self::start_with(program, arguments, &[], log)
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(
+        program: &Path,
+        arguments: &[String],
+        environment: &[(&str, String)],
+        log: &Path,
+    ) -> Result<Self, BenchError> {
         let output = File::create(log).map_err(BenchError::io(format!("creating {}", log.display())))?;
         let errors = output.try_clone().map_err(BenchError::io("sharing the log file"))?;
         let child = Command::new("taskset")
             .args(["-c", SERVER_CORE])
             .arg(program)
             .args(arguments)
+            .envs(environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .spawn()
             .map_err(BenchError::io(format!("starting {} by taskset", program.display())))?;
-        Ok(Self { child, log: log.to_path_buf() })
+        Ok(Self { child, log: log.to_path_buf(), helper: None })
+    }
+
+    /// The same with a process that it needs.
+    pub fn helped_by(mut self, helper: Self) -> Self {
+        self.helper = Some(Box::new(helper));
+        self
     }
 
     /// Waits until `address` takes connections.
@@ -88,21 +135,33 @@ impl Server {
         Ok(())
     }
 
-    /// Resident memory, KiB, counted page by page (`VmRSS` lags behind).
+    /// Resident memory of all its processes, KiB, counted page by page (`VmRSS` lags behind).
     ///
     /// # Errors
     /// When the process is gone.
     pub fn rss_kib(&self) -> Result<f64, BenchError> {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = fs::read_to_string(&path).map_err(BenchError::io(path))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        kib.ok_or_else(|| BenchError::failed("a server ended while its memory was read"))
+        let own = rss_kib(self.child.id())?;
+        // A child may end while it is looked at.
+        Ok(own + tree(self.child.id()).into_iter().skip(1).filter_map(|pid| rss_kib(pid).ok()).sum::<f64>())
     }
 
     fn cpu(&self) -> Result<Cpu, BenchError> {
         Cpu::of(&self.child.id().to_string())
     }
+
+    /// CPU of what it started.
+    fn children_cpu(&self) -> HashMap<u32, Cpu> {
+        let children = tree(self.child.id()).into_iter().skip(1);
+        children.filter_map(|pid| Some((pid, Cpu::of(&pid.to_string()).ok()?))).collect()
+    }
+}
+
+fn rss_kib(pid: u32) -> Result<f64, BenchError> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).map_err(BenchError::io(path))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    kib.ok_or_else(|| BenchError::failed("a server ended while its memory was read"))
 }
 
 fn is_ready(internal: SocketAddr) -> bool {
@@ -115,7 +174,7 @@ fn is_ready(internal: SocketAddr) -> bool {
 }
 
 /// CPU time of a process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Cpu {
     /// User and system time of all its threads, those that have ended too, in steps of 10 ms.
     process_us: f64,
@@ -148,7 +207,7 @@ impl Cpu {
 /// What a span of time used.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    /// µs of CPU of the server.
+    /// µs of CPU of the server, user and system, all its processes.
     pub server_us: f64,
     /// How much of its core the server used, 0 to 1.
     pub server: f64,
@@ -164,6 +223,7 @@ pub struct Usage {
 pub struct Span<'a> {
     server: &'a Server,
     server_cpu: Cpu,
+    children_cpu: HashMap<u32, Cpu>,
     generator_cpu: Cpu,
     machine: [f64; 2],
     begin: Instant,
@@ -176,7 +236,8 @@ impl<'a> Span<'a> {
     /// When the server is gone.
     pub fn begin(server: &'a Server) -> Result<Self, BenchError> {
         let (machine, generator_cpu) = (machine_seconds(), Cpu::of("self")?);
-        Ok(Self { server, server_cpu: server.cpu()?, generator_cpu, machine, begin: Instant::now() })
+        let children_cpu = server.children_cpu();
+        Ok(Self { server, server_cpu: server.cpu()?, children_cpu, generator_cpu, machine, begin: Instant::now() })
     }
 
     /// Ends it.
@@ -184,7 +245,11 @@ impl<'a> Span<'a> {
     /// # Errors
     /// When the server is gone.
     pub fn end(self) -> Result<Usage, BenchError> {
-        let server_us = self.server.cpu()?.since(self.server_cpu);
+        let own_us = self.server.cpu()?.since(self.server_cpu);
+        let children = self.server.children_cpu().into_iter();
+        // One that was not there before did all its work since.
+        let before = |pid: u32| self.children_cpu.get(&pid).copied().unwrap_or_default();
+        let server_us = own_us + children.map(|(pid, cpu)| cpu.since(before(pid))).sum::<f64>();
         let seconds = self.begin.elapsed().as_secs_f64();
         let [busy, all] = machine_seconds();
         let (busy, all) = (busy - self.machine[0], all - self.machine[1]);
@@ -226,6 +291,31 @@ mod tests {
         let at = |process_us, threads_us| Cpu { process_us, threads_us };
         assert_eq!(at(520_000.0, 514_321.0).since(at(10_000.0, 4_321.0)), 510_000.0);
         assert_eq!(at(1_520_000.0, 514_321.0).since(at(10_000.0, 4_321.0)), 1_510_000.0);
+    }
+
+    #[test]
+    fn what_a_process_started_is_found_and_ends_with_it() {
+        let log = std::env::temp_dir().join(format!("tidegate-tree-{}.log", std::process::id()));
+        // A shell that waits for what it starts, which sleeps; behind the background one it cannot become it.
+        let words = ["-c".to_owned(), "sleep 600 & sleep 601; true".to_owned()];
+        let server = Server::start_with(Path::new("sh"), &words, &[("NAME", "value".to_owned())], &log).unwrap();
+        let begin = Instant::now();
+        while tree(server.child.id()).len() < 3 && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        let all = tree(server.child.id());
+        assert_eq!(all.len(), 3);
+        assert!(server.rss_kib().unwrap() > rss_kib(all[0]).unwrap());
+        drop(server);
+        let lives = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        while all.iter().any(lives) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{all:?} outlive what started them");
+            std::thread::yield_now();
+        }
+        fs::remove_file(log).unwrap();
     }
 
     #[test]

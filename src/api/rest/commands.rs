@@ -20,7 +20,7 @@ use crate::commands::{
     ATTEMPTS, Command, CommandError, MAX_ATTEMPTS, MAX_KEY_BYTES, MAX_TTL_MS, Submission, Submitted,
 };
 use crate::id::DeviceKey;
-use crate::router::Router;
+use crate::router::{Router, Watch};
 
 /// Most devices of one request.
 pub const MAX_DEVICES: usize = 1_000;
@@ -84,13 +84,8 @@ impl Order {
         Ok((order, wait_s.map(Duration::from_secs)))
     }
 
-    async fn submit(
-        &self,
-        router: &Arc<Router>,
-        device: &DeviceKey,
-        application: &str,
-    ) -> Result<Submitted, CommandError> {
-        let submission = Submission {
+    fn submission<'a>(&'a self, device: &'a DeviceKey, application: &'a str) -> Submission<'a> {
+        Submission {
             device,
             application,
             key: &self.key,
@@ -102,7 +97,10 @@ impl Order {
             replace: self.replace,
             only_epoch: None,
             origin: None,
-        };
+        }
+    }
+
+    async fn submit(&self, router: &Arc<Router>, submission: Submission<'_>) -> Result<Submitted, CommandError> {
         if self.ttl_ms == 0 { router.submit_now(submission).await } else { router.submit(submission).await }
     }
 }
@@ -124,11 +122,13 @@ pub(super) async fn create(
     }
     let (order, wait) = Order::read(&asked, &headers)?;
     drop(asked);
-    let until = wait.map(|wait| Instant::now() + wait);
-    let submitted = order.submit(router, &device, caller.0.key().device()).await?;
+    let submission = order.submission(&device, caller.0.key().device());
+    // Before it is submitted, so that nothing is missed and nothing has to be read again.
+    let waits = wait.map(|wait| (Instant::now() + wait, router.watch(&device, submission.id())));
+    let submitted = order.submit(router, submission).await?;
     let new = submitted.new;
-    let command = match until {
-        Some(until) => wait_for(router, submitted.command, until).await?,
+    let command = match waits {
+        Some((until, watch)) => wait_for(watch, submitted.command, until).await?,
         None => submitted.command,
     };
     let done = if wait.is_some() { command.life.state.is_terminal() } else { !new };
@@ -141,11 +141,8 @@ pub(super) async fn create(
 }
 
 /// The command at its end, or as it is when the time is over.
-async fn wait_for(router: &Arc<Router>, command: Command, until: Instant) -> Result<Command, Fault> {
-    if command.life.state.is_terminal() {
-        return Ok(command);
-    }
-    match router.wait(&command.device, command.id, until).await {
+async fn wait_for(watch: Watch, command: Command, until: Instant) -> Result<Command, Fault> {
+    match watch.end(command.clone(), until).await {
         Ok(command) => Ok(command),
         // It was accepted; how far it is can be asked later.
         Err(CommandError::Unavailable(_)) => Ok(command),
@@ -190,7 +187,7 @@ pub(super) async fn create_many(
 
 async fn one(router: &Arc<Router>, order: &Order, caller: &Caller, name: &str) -> Result<serde_json::Value, Fault> {
     let device = caller.device(name)?;
-    let submitted = order.submit(router, &device, caller.0.key().device()).await?;
+    let submitted = order.submit(router, order.submission(&device, caller.0.key().device())).await?;
     let (command, status) = (submitted.command, if submitted.new { 202 } else { 200 });
     let (id, state) = (command.id.to_string(), command.life.state.as_str());
     Ok(serde_json::json!({ "device_id": name, "status": status, "id": id, "state": state }))

@@ -1,4 +1,9 @@
 //! A command from its caller through another node to its device and back, beside one round trip over loopback.
+//!
+//! What a round trip takes depends on how long the two cores slept before it: back to back it is a third of what it is when
+//! one is made every two milliseconds, since a core that just worked wakes up sooner and has everything in its caches. Commands
+//! come one after another but wait for many hops, so that the round trips they are held against are made as far apart as they are:
+//! each begins as long after the one before as a command took. The back-to-back figure stands in the note.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,42 +15,73 @@ use serde_json::{Value, json};
 
 use super::super::BenchError;
 use super::super::peers::{Bench, Peer};
-use super::super::report::{Pair, Row, Rule};
+use super::super::report::{Pair, Row, Rule, Spread};
+use super::super::servers::{Server, free_address};
 use crate::client::{Device, DeviceError, DeviceOptions};
 use crate::telemetry::{device_id, unix_ms};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// A message as long as a small command.
-const ECHO_BYTES: usize = 150;
+/// Round trips may be this far apart at most, so that a slow build's baseline does not take for ever.
+const LONGEST_GAP: Duration = Duration::from_millis(20);
+
+/// Bytes of a command's request and of the answer to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sizes {
+    request: usize,
+    answer: usize,
+}
 
 impl Bench {
     /// Caller to one node, by HTTP with `wait_s`; that node to the other, where the device is; and all the way back.
     pub(super) fn command(&self) -> Result<Vec<Row>, BenchError> {
         let count = if self.quick { 300 } else { 3_000 };
-        let (mut median, mut tail) = (Pair::default(), Pair::default());
-        for _ in 0..if self.quick { 1 } else { 3 } {
-            let echoes = self.echoes(count)?;
-            median.baseline.push(ms(&echoes, 0.5));
-            tail.baseline.push(ms(&echoes, 0.99));
-            let commands = self.commands(count)?;
+        let (mut median, mut tail, mut busy) = (Pair::default(), Pair::default(), Vec::new());
+        let mut sizes = Sizes::default();
+        for _ in 0..self.few_rounds() {
+            let commands;
+            (commands, sizes) = self.commands(count)?;
             median.ours.push(ms(&commands, 0.5));
             tail.ours.push(ms(&commands, 0.99));
+            let gap = Duration::from_micros(commands.value_at_quantile(0.5)).min(LONGEST_GAP);
+            let echoes = self.echoes(count, sizes, gap)?;
+            median.baseline.push(ms(&echoes, 0.5));
+            tail.baseline.push(ms(&echoes, 0.99));
+            busy.push(ms(&self.echoes(count, sizes, Duration::ZERO)?, 0.5));
         }
-        let note = "one at a time, each by HTTP over a connection of its own, to a device on the other node; both nodes on \
-                    one core; the round trip is that of one WebSocket message to the bare echo";
+        let note = format!(
+            "one at a time, each by HTTP over a connection of its own, to a device on the other node; both nodes on one core, the \
+             rest on the others. The round trip: TCP between two processes on the same cores, blocking reads, {} bytes there and {} \
+             back, as far apart as the commands are; back to back its p50 is {:.3} ms",
+            sizes.request,
+            sizes.answer,
+            Spread::of(&busy).median
+        );
         let row = |name, pair, bound| {
-            Row::new(name, "loopback round trip", "ms", pair, Rule::RatioAtMost(bound)).noted(note.to_owned())
+            Row::new(name, "loopback round trip", "ms", pair, Rule::RatioAtMost(bound)).noted(note.clone())
         };
         Ok(vec![row("command_round_trip_p50", &median, 5.0), row("command_round_trip_p99", &tail, 15.0)])
     }
 
-    fn echoes(&self, count: usize) -> Result<Histogram<u64>, BenchError> {
-        let (_server, target) = self.start(Peer::BareEcho)?;
-        let mut crowd = self.crowd(&target, 1)?;
-        measured(count, |_| crowd.one_each(ECHO_BYTES).map_err(BenchError::io("echoing")))
+    /// Round trips to a process on the nodes' core, each begun `gap` after the one before began, or at once where that took longer.
+    fn echoes(&self, count: usize, sizes: Sizes, gap: Duration) -> Result<Histogram<u64>, BenchError> {
+        let address = free_address()?;
+        let words = [address.to_string(), sizes.request.to_string(), sizes.answer.to_string()];
+        let mut server = Server::start(&self.bins.join("tcp-echo"), &words, &self.dir.join("tcp-echo.log"))?;
+        server.wait_for(address)?;
+        let mut stream = TcpStream::connect(address).map_err(BenchError::io("connecting to tcp-echo"))?;
+        stream.set_nodelay(true).map_err(BenchError::io("TCP_NODELAY"))?;
+        let (request, mut answer) = (vec![b'a'; sizes.request], vec![0; sizes.answer]);
+        let mut due = Instant::now();
+        measured(count, |_| {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            due = Instant::now() + gap;
+            let begin = Instant::now();
+            let done = stream.write_all(&request).and_then(|()| stream.read_exact(&mut answer));
+            done.map(|()| begin.elapsed()).map_err(BenchError::io("a round trip to tcp-echo"))
+        })
     }
 
-    fn commands(&self, count: usize) -> Result<Histogram<u64>, BenchError> {
+    fn commands(&self, count: usize) -> Result<(Histogram<u64>, Sizes), BenchError> {
         let _redis = self.empty_redis()?;
         let (_a, near) = self.start_node(Peer::Gateway, "bench-a")?;
         let (_b, far) = self.start_node(Peer::Gateway, "bench-b")?;
@@ -57,19 +93,27 @@ impl Bench {
         let name = device_id(number);
         // A key of each command's own, also where the records of an earlier run are still read.
         let run = unix_ms();
-        measured(count, |turn| send(near.address, &caller, &name, &format!("{run}-{number}-{turn}")))
+        let mut sizes = Sizes::default();
+        let found = measured(count, |turn| {
+            let begin = Instant::now();
+            sizes = send(near.address, &caller, &name, &format!("{run}-{number}-{turn}"))?;
+            Ok(begin.elapsed())
+        })?;
+        Ok((found, sizes))
     }
 }
 
 /// Calls `one` so many times after a tenth as many that are not counted; µs each.
-fn measured(count: usize, mut one: impl FnMut(usize) -> Result<(), BenchError>) -> Result<Histogram<u64>, BenchError> {
+fn measured(
+    count: usize,
+    mut one: impl FnMut(usize) -> Result<Duration, BenchError>,
+) -> Result<Histogram<u64>, BenchError> {
     // What is above the bound would count as next to nothing.
     let mut found = Histogram::new_with_bounds(1, 60_000_000, 3).map_err(BenchError::failed)?;
     for turn in 0..count + count / 10 {
-        let begin = Instant::now();
-        one(turn)?;
+        let took = one(turn)?;
         if turn >= count / 10 {
-            found.saturating_record(u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX).max(1));
+            found.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
         }
     }
     Ok(found)
@@ -111,8 +155,8 @@ async fn answer_all(mut device: Device) -> Result<(), DeviceError> {
     }
 }
 
-/// One command, awaited.
-fn send(address: SocketAddr, token: &str, device: &str, key: &str) -> Result<(), BenchError> {
+/// One command, awaited; what was written and read for it.
+fn send(address: SocketAddr, token: &str, device: &str, key: &str) -> Result<Sizes, BenchError> {
     let body = json!({"name": "set", "params": {"level": 3}, "ttl_s": 30, "wait_s": 10}).to_string();
     let request = format!(
         "POST /v1/devices/{device}/commands HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
@@ -122,7 +166,7 @@ fn send(address: SocketAddr, token: &str, device: &str, key: &str) -> Result<(),
     let text = exchange(address, &request).map_err(BenchError::io("sending a command"))?;
     let status = text.get(9..12).unwrap_or_default();
     if status == "200" && text.contains("succeeded") {
-        return Ok(());
+        return Ok(Sizes { request: request.len(), answer: text.len() });
     }
     if status == "404" || status == "405" {
         return Err(BenchError::failed("this build has no HTTP API for commands: not run"));
