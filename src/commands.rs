@@ -411,7 +411,8 @@ pub trait Commands: Send + Sync + 'static {
     /// [`pending`](Self::pending), and [`mark_sent`](Self::mark_sent) of the first it finds, in one step where that can be.
     ///
     /// # Errors
-    /// [`CommandError::Unavailable`].
+    /// [`CommandError::Unavailable`]: the first may be marked, and then no longer waits for this epoch: see
+    /// [`list`](Self::list) what has not ended.
     fn take<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Taken> {
         Box::pin(async move {
             let ids = self.pending(device, epoch, limit).await?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ANSWERS;
 use crate::commands::window::Window;
+use crate::commands::{Command, Life, State};
 use crate::id::{CommandId, Epoch};
 use crate::mailbox::{Mailbox, Signal};
 use crate::protocol::message::{CommandAck, CommandStatus};
@@ -64,6 +65,8 @@ pub(super) enum Work {
     Ask(Ask),
     /// See which commands wait, so many at most, and whether the first may be written.
     Look(Address, usize),
+    /// See which commands have not ended: those that wait, so many at most, are among them.
+    Review(Address, usize),
 }
 
 /// A command that is to be asked for.
@@ -84,6 +87,8 @@ struct Outlet {
     is_fenced: bool,
     /// What is in its mailbox is to be taken back.
     recall: bool,
+    /// A look's answer was lost: what it allowed is no longer said to wait, and was not written.
+    in_doubt: bool,
     failures: u32,
     after_ms: u64,
 }
@@ -103,7 +108,8 @@ pub(super) struct Line {
 impl Outlet {
     fn new(to: Address) -> Self {
         let (window, next) = (Window::default(), VecDeque::new());
-        Self { to, window, next, more: true, is_fenced: false, recall: false, failures: 0, after_ms: 0 }
+        let (more, is_fenced, recall, in_doubt) = (true, false, false, false);
+        Self { to, window, next, more, is_fenced, recall, in_doubt, failures: 0, after_ms: 0 }
     }
 
     /// Puts a command behind those that are to be asked for, once.
@@ -164,7 +170,8 @@ impl Outlet {
             return Some(Work::Ask(self.ask(turn.id, turn.written)));
         }
         self.more = false;
-        Some(Work::Look(self.to.clone(), self.window.room()))
+        let (to, room) = (self.to.clone(), self.window.room());
+        Some(if self.in_doubt { Work::Review(to, room) } else { Work::Look(to, room) })
     }
 
     /// Whether something may be asked for, or looked for, as far as the window goes.
@@ -283,9 +290,23 @@ impl Line {
     /// It could not be seen which wait.
     pub(super) fn found_nothing_out(&mut self, to: &Address, now_ms: u64) {
         if let Some(outlet) = self.outlet(to) {
-            outlet.more = true;
+            (outlet.more, outlet.in_doubt) = (true, true);
             outlet.back_off(now_ms);
         }
+    }
+
+    /// These have not ended. Those that wait are asked for, and those this connection may have been allowed to write and has
+    /// not written; so many at most.
+    pub(super) fn reviewed(&mut self, to: &Address, commands: &[Command], limit: usize) {
+        let Some(outlet) = self.outlet(to) else { return };
+        outlet.in_doubt = false;
+        let is_wanted = |command: &&Command| {
+            let Life { state, epoch, .. } = command.life;
+            epoch != Some(to.epoch) || (state == State::Sent && !outlet.window.holds(command.id))
+        };
+        let ids: Vec<_> = commands.iter().filter(is_wanted).map(|command| command.id).take(limit).collect();
+        outlet.more |= ids.len() >= limit;
+        ids.into_iter().for_each(|id| outlet.enqueue(id, false));
     }
 
     /// The command's frame was left for the connection.

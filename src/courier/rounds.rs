@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::line::{Address, Ask, Line, Said, Work};
 use super::{Courier, Lines, WORKERS, lock};
-use crate::commands::{Answer, Answered, Command, CommandError, Sending, Taken};
+use crate::commands::{Answer, Answered, Command, CommandError, MAX_QUEUED, Sending, Taken};
 use crate::id::{CommandId, DeviceKey};
 use crate::mailbox::{FRESH, Letter, Order, PostError, Signal};
 use crate::protocol::message::CommandStatus;
@@ -60,6 +60,7 @@ impl Courier {
                 Work::Answer(said) => self.tell_answer(device, said).await,
                 Work::Ask(ask) => self.ask(device, ask).await,
                 Work::Look(to, limit) => self.look(device, &to, limit).await,
+                Work::Review(to, limit) => self.review(device, &to, limit).await,
             }
         }
         lock(&self.lines).ready.push_back(device.clone());
@@ -132,16 +133,25 @@ impl Courier {
         let asked = (self.clock)();
         let Taken { ids, first } = match self.commands.take(device, to.epoch, limit).await {
             Ok(taken) => taken,
-            Err(error) => {
-                tracing::debug!(%device, %error, "it cannot be seen which commands wait");
-                self.with(device, |line, now_ms| line.found_nothing_out(to, now_ms));
-                return;
-            }
+            Err(error) => return self.found_nothing_out(device, to, &error),
         };
         let ask = self.with(device, |line, _| line.found(to, &ids, limit)).flatten();
         if let (Some(ask), Some(sending)) = (ask, first) {
             self.send(device, ask, Ok(sending), asked).await;
         }
+    }
+
+    /// A look after one whose answer was lost.
+    async fn review(&self, device: &DeviceKey, to: &Address, limit: usize) {
+        match self.commands.list(device, MAX_QUEUED).await {
+            Ok(commands) => drop(self.with(device, |line, _| line.reviewed(to, &commands, limit))),
+            Err(error) => self.found_nothing_out(device, to, &error),
+        }
+    }
+
+    fn found_nothing_out(&self, device: &DeviceKey, to: &Address, error: &CommandError) {
+        tracing::debug!(%device, %error, "it cannot be seen which commands wait");
+        self.with(device, |line, now_ms| line.found_nothing_out(to, now_ms));
     }
 
     async fn ask(&self, device: &DeviceKey, ask: Ask) {

@@ -9,7 +9,7 @@ use super::*;
 use crate::commands::memory::MemoryCommands;
 use crate::commands::{
     Answer, Answered, Canceled, CommandError, CommandFuture, Commands, Ripe, Row, Sending, State, Submission,
-    Submitted, Swept,
+    Submitted, Swept, Taken,
 };
 use crate::id::{Epoch, Incarnation, NodeName};
 use crate::mailbox::{FRESH, Letter, NextOrder, Order, Signal};
@@ -20,9 +20,9 @@ use crate::telemetry::metrics::SecurityEvent;
 struct Weather {
     inner: MemoryCommands,
     away: AtomicBool,
-    /// So much time passes within the next `mark_sent`.
+    /// So much time passes within the next `take` or `mark_sent`.
     slow_ms: AtomicU64,
-    /// While it is up, `mark_sent` waits.
+    /// While it is up, both wait.
     gate: tokio::sync::RwLock<()>,
     asked: AtomicU64,
     /// While it is up, every other call to a directory that is away is done, and its answer lost.
@@ -48,6 +48,23 @@ impl Weather {
     }
 }
 
+impl Weather {
+    /// What allows something to be written.
+    fn slowly<'a, T: Send + 'a>(&'a self, call: CommandFuture<'a, T>) -> CommandFuture<'a, T> {
+        let call = match self.away(call) {
+            Ok(call) => call,
+            Err(away) => return away,
+        };
+        let slow_ms = self.slow_ms.swap(0, Ordering::Relaxed);
+        Box::pin(async move {
+            let allowed = call.await;
+            drop(self.gate.read().await);
+            self.hands.fetch_add(slow_ms, Ordering::Relaxed);
+            allowed
+        })
+    }
+}
+
 impl Commands for Weather {
     fn submit<'a>(&'a self, submission: &'a Submission<'a>) -> CommandFuture<'a, Submitted> {
         self.inner.submit(submission)
@@ -65,18 +82,11 @@ impl Commands for Weather {
         again: bool,
     ) -> CommandFuture<'a, Sending> {
         // In memory a call is done when it is made.
-        let call = Box::pin(async move { self.inner.mark_sent(device, id, epoch, again).await });
-        let call = match self.away(call) {
-            Ok(call) => call,
-            Err(away) => return away,
-        };
-        let slow_ms = self.slow_ms.swap(0, Ordering::Relaxed);
-        Box::pin(async move {
-            let sending = call.await;
-            drop(self.gate.read().await);
-            self.hands.fetch_add(slow_ms, Ordering::Relaxed);
-            sending
-        })
+        self.slowly(Box::pin(async move { self.inner.mark_sent(device, id, epoch, again).await }))
+    }
+
+    fn take<'a>(&'a self, device: &'a DeviceKey, epoch: Epoch, limit: usize) -> CommandFuture<'a, Taken> {
+        self.slowly(Box::pin(async move { self.inner.take(device, epoch, limit).await }))
     }
 
     fn answer<'a>(&'a self, device: &'a DeviceKey, id: CommandId, answer: Answer<'a>) -> CommandFuture<'a, Answered> {
@@ -93,7 +103,8 @@ impl Commands for Weather {
     }
 
     fn list<'a>(&'a self, device: &'a DeviceKey, limit: usize) -> CommandFuture<'a, Vec<Command>> {
-        self.inner.list(device, limit)
+        let call = Box::pin(async move { self.inner.list(device, limit).await });
+        self.away(call).unwrap_or_else(|away| away)
     }
 
     fn ripe<'a>(&'a self, shards: &'a [u8]) -> CommandFuture<'a, Ripe> {

@@ -118,7 +118,7 @@ impl Device {
     }
 
     async fn check(&self) {
-        let commands = self.rig.weather.list(&self.rig.device, 200).await.unwrap();
+        let commands = self.rig.weather.inner.list(&self.rig.device, 200).await.unwrap();
         let here =
             |command: &&Command| command.life.state == State::Sent && command.life.epoch == Some(self.mailbox.epoch());
         let unheard = commands.iter().filter(here).count();
