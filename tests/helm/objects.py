@@ -1,0 +1,152 @@
+"""What every rendering must be: valid for each Kubernetes, restricted, without secrets where they can be read, and a
+configuration that the gateway takes."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+
+import yaml
+
+from chart import CHART, CI, Refused, in_parallel, objects_of, text_of
+from versions import VERSIONS
+
+# Google publishes no schema of these in any package; their unit tests hold them.
+WITHOUT_SCHEMA = "GCPBackendPolicy,HealthCheckPolicy"
+SECRET = "not-for-git"
+
+
+def with_files():
+    """A copy of the chart with a rule and a dashboard, whether or not it has some of its own."""
+    copy = pathlib.Path(tempfile.mkdtemp()) / "tidegate"
+    shutil.copytree(CHART, copy)
+    rule = {"alert": "Sample", "expr": "up == 0", "labels": {"severity": "page"}, "annotations": {"summary": "{{ $labels.pod }}"}}
+    for folder in ("rules", "dashboards"):
+        (copy / "files" / folder).mkdir(parents=True, exist_ok=True)
+    (copy / "files/rules/sample.yaml").write_text(yaml.safe_dump({"groups": [{"name": "sample", "rules": [rule]}]}))
+    (copy / "files/dashboards/sample.json").write_text('{"title": "{{ pod }}"}')
+    return copy
+
+
+def renderings():
+    """The text of each file of values, all-on with files in the chart; and what could not be rendered."""
+    copy = with_files()
+
+    def one(file):
+        chart = copy if file.name.startswith("all-on") else CHART
+        try:
+            return file.name, text_of([file], chart=chart), None
+        except Refused as error:
+            return file.name, None, f"{file.name}: {error}"
+
+    done = in_parallel(one, CI)
+    shutil.rmtree(copy.parent)
+    return {name: text for name, text, _ in done if text}, [error for *_, error in done if error]
+
+
+def conform(texts):
+    schemas = os.environ["TIDEGATE_HELM_CACHE"] + "/schemas"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            (pathlib.Path(folder) / name).write_text(text)
+
+        def one(version):
+            run = subprocess.run(
+                ["kubeconform", "-strict", f"-kubernetes-version={version}.0", f"-skip={WITHOUT_SCHEMA}", "-output=text",
+                 f"-schema-location={schemas}/{{{{ .NormalizedKubernetesVersion }}}}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json",
+                 f"-schema-location={schemas}/crds/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", folder],
+                capture_output=True, text=True,
+            )
+            lines = (run.stdout + run.stderr).strip().splitlines()
+            return [f"{version}: {line.replace(folder + '/', '')}" for line in lines] if run.returncode else []
+
+        return sum(in_parallel(one, VERSIONS), [])
+
+
+def pod_specs(item):
+    if item["kind"] == "Pod":
+        return [item["spec"]]
+    return [item["spec"]["template"]["spec"]] if item["kind"] in ("Deployment", "Job", "StatefulSet") else []
+
+
+def restricted(name, item):
+    """The restricted pod security standard, a read-only root, no token, and something asked for."""
+    for spec in pod_specs(item):
+        place = f"{name}: {item['kind']} {item['metadata']['name']}"
+        pod = spec.get("securityContext", {})
+        if not (pod.get("runAsNonRoot") and pod.get("seccompProfile", {}).get("type") == "RuntimeDefault"):
+            yield f"{place}: runs as root or without a seccomp profile"
+        if spec.get("automountServiceAccountToken") is not False:
+            yield f"{place}: has a service account's token"
+        if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
+            yield f"{place}: shares the host's namespaces"
+        for container in spec["containers"] + spec.get("initContainers", []):
+            context = container.get("securityContext", {})
+            good = (
+                context.get("allowPrivilegeEscalation") is False
+                and context.get("readOnlyRootFilesystem") is True
+                and context.get("capabilities", {}).get("drop") == ["ALL"]
+            )
+            if not good:
+                yield f"{place}: container {container['name']} is not restricted"
+            if not container.get("resources", {}).get("requests"):
+                yield f"{place}: container {container['name']} asks for nothing"
+
+
+def misplaced(name, item):
+    if item["kind"] != "Secret" and SECRET in yaml.safe_dump(item):
+        yield f"{name}: a secret stands in {item['kind']} {item['metadata']['name']}"
+    names = [item["metadata"]["name"]] + [volume.get("name", "") for spec in pod_specs(item) for volume in spec.get("volumes", [])]
+    for long in (text for text in names if len(text) > 63):
+        yield f"{name}: {item['kind']} {long} has more than 63 characters"
+
+
+def check():
+    texts, mistakes = renderings()
+    count = 0
+    for name, text in texts.items():
+        items = objects_of(text)
+        count += len(items)
+        seen = [(item["kind"], item["metadata"]["name"]) for item in items]
+        mistakes += [f"{name}: {pair} twice" for pair in set(seen) if seen.count(pair) > 1]
+        for item in items:
+            mistakes += [*restricted(name, item), *misplaced(name, item)]
+    mistakes += conform(texts)
+    return mistakes, f"{count} objects of {len(texts)} files of values, for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
+
+
+def check_config(binary):
+    """The gateway takes each rendered configuration, with the environment and the files its pods have."""
+
+    def one(file):
+        try:
+            return accepted(binary, file)
+        except Refused as error:
+            return [f"{file.name}: {error}"]
+
+    return sum(in_parallel(one, CI), []), f"{len(CI)} rendered configurations taken by the gateway"
+
+
+def accepted(binary, file):
+    items = objects_of(text_of([file]))
+    pod = next(item for item in items if item["kind"] == "Deployment" and item["metadata"]["labels"]["app.kubernetes.io/component"] == "gateway")
+    container = next(entry for entry in pod["spec"]["template"]["spec"]["containers"] if entry["name"] == "tidegate")
+    text = next(item["data"]["tidegate.toml"] for item in items if "tidegate.toml" in item.get("data", {}))
+    with tempfile.TemporaryDirectory() as folder:
+        env = {"HOSTNAME": "gw-0", "POD_IP": "10.0.0.7"}
+        for entry in container["env"]:
+            if "value" in entry:
+                env[entry["name"]] = entry["value"].replace("$(POD_IP)", env["POD_IP"]).replace("/etc/tidegate", folder)
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        needed = re.findall(r'"(/etc/tidegate/[^"]+)"', text) + [entry["value"] for entry in container["env"] if entry["name"].endswith("_FILE")]
+        mistakes = [f"{file.name}: {path} is not mounted" for path in needed if os.path.dirname(path) not in mounts]
+        for path in needed:
+            here = pathlib.Path(path.replace("/etc/tidegate", folder))
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.write_text("x\n")
+        config = pathlib.Path(folder) / "tidegate.toml"
+        config.write_text(text.replace("/etc/tidegate", folder))
+        run = subprocess.run([binary, "check-config", "--config", config], env=env, capture_output=True, text=True)
+        return mistakes + ([f"{file.name}: {run.stderr.strip()}"] if run.returncode else [])
