@@ -7,6 +7,7 @@ Go modules of their projects, as definitions of which only the schema is taken. 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -18,16 +19,36 @@ from versions import VERSIONS
 
 
 
+# YAML 1.1 has a meaning for a lone `=` that nobody wants, and an operator of Prometheus' definitions is called so.
+yaml.CSafeLoader.add_constructor("tag:yaml.org,2002:value", yaml.CSafeLoader.construct_yaml_str)
+
+
+REFERENCE = re.compile(r'"\$ref": "(?:/api/_definitions\.json)?#/\$defs/([^"]+)"')
+
 
 def kubernetes(out):
     source = pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
     for version in VERSIONS:
         target = out / f"v{version}.0"
         target.mkdir(parents=True)
-        for path in (source / f"v{version}.0-local-strict").glob("*.json"):
-            # A reference is from the root of a site there, and within the folder here.
-            text = path.read_text().replace('"/api/_definitions.json', '"_definitions.json')
-            (target / path.name).write_text(text)
+        folder = source / f"v{version}.0-local-strict"
+        definitions = json.loads((folder / "_definitions.json").read_text())["$defs"]
+        for path in folder.glob("*.json"):
+            schema = json.loads(path.read_text())
+            if schema.get("x-kubernetes-group-version-kind") and not path.name.startswith("_"):
+                (target / path.name).write_text(alone(schema, definitions))
+
+
+def alone(schema, definitions):
+    """A schema with those definitions that it needs within it: the file of all is large and would be read for each kind."""
+    schema.pop("$id", None)
+    needed, waiting = {}, REFERENCE.findall(json.dumps(schema))
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed[name] = definitions[name]
+            waiting += REFERENCE.findall(json.dumps(definitions[name]))
+    return json.dumps({**schema, "$defs": needed}).replace('"/api/_definitions.json#', '"#')
 
 
 def custom(listed, out):
@@ -39,7 +60,7 @@ def custom(listed, out):
         module, version, folder = line.split()
         for path in sorted((module_folder(module, version) / folder).glob("*.yaml")):
             for definition in yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader):
-                if definition and definition["kind"] == "CustomResourceDefinition":
+                if definition and definition.get("kind") == "CustomResourceDefinition":
                     write_definition(definition["spec"], target)
 
 

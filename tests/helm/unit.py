@@ -1,11 +1,15 @@
 """The unit tests of the templates: files in helm/tidegate/tests, in the manner of helm-unittest.
 
 A file has `template`, `values` (files of values, from its own folder) and `tests`; a test has `it`, `set`, perhaps
-`version` (of Kubernetes), `template` and `select` (a kind, or a name), and `asserts`.
+`version` (of Kubernetes), `template`, `select` (a kind, or a name) and `files` (below the chart's `files/`), and `asserts`.
+helm-unittest itself cannot be had by `go install`: its go.mod replaces modules.
 """
 
+import contextlib
 import pathlib
 import re
+import shutil
+import tempfile
 
 import yaml
 
@@ -38,8 +42,8 @@ def is_subset(part, whole):
     return part == whole
 
 
-def holds(name, wanted, objects):
-    """Why an assertion does not hold; nothing where it does."""
+def holds(name, wanted, objects, before):
+    """Why an assertion does not hold; nothing where it does. `before` is without what the test sets."""
     if name == "documents":
         return None if len(objects) == wanted else f"{len(objects)} documents, not {wanted}"
     if len(objects) != 1:
@@ -53,29 +57,52 @@ def holds(name, wanted, objects):
         "absent": lambda: found is MISSING,
         "has": lambda: found is not MISSING and (any(is_subset(value, item) for item in found) if isinstance(found, list) else is_subset(value, found)),
         "lacks": lambda: found is MISSING or value not in found,
+        "changed": lambda: found is not MISSING and found != look_up(before()[0], path),
+        "same": lambda: found is not MISSING and found == look_up(before()[0], path),
         "matches": lambda: isinstance(found, str) and re.search(value, found) is not None,
         "differs": lambda: isinstance(found, str) and re.search(value, found) is None,
     }
     return None if checks[name]() else f"{name} {path}: wanted {value!r}, found {shown}"
 
 
-def run_test(case):
-    path, suite, test = case
+@contextlib.contextmanager
+def chart_with(files):
+    """The chart, in a copy where it is to have further files."""
+    if not files:
+        yield CHART
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "tidegate"
+        shutil.copytree(CHART, copy)
+        for name, text in files.items():
+            (copy / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / "files" / name).write_text(text)
+        yield copy
+
+
+def rendered(path, suite, test, values):
+    """The documents that a test looks at, with `values` set."""
     files = [path.parent / file for file in test.get("values", suite.get("values", []))]
     template = test.get("template", suite["template"])
+    notes = template == "NOTES.txt"
+    with chart_with(test.get("files")) as chart:
+        text = text_of(files, values, test.get("version", "1.34.0"), notes=notes, chart=chart)
+    if notes:
+        return [{"text": " ".join(text.split("\nNOTES:\n", 1)[-1].split())}]
+    chosen = test.get("select", suite.get("select"))
+    objects = objects_by_template(text).get(template, [])
+    return [item for item in objects if not chosen or chosen in (item["kind"], item["metadata"]["name"])]
+
+
+def run_test(case):
+    path, suite, test = case
     title = f"{path.name}: {test['it']}"
     try:
-        text = text_of(files, test.get("set"), test.get("version", "1.34.0"), notes=template == "NOTES.txt")
+        objects = rendered(path, suite, test, test.get("set"))
+        before = lambda: rendered(path, suite, test, None)
+        found = [holds(name, wanted, objects, before) for entry in test["asserts"] for name, wanted in entry.items()]
     except Refused as error:
         return [f"{title}: {error}"]
-    if template == "NOTES.txt":
-        objects = [{"text": " ".join(text.split("\nNOTES:\n", 1)[-1].split())}]
-    else:
-        objects = objects_by_template(text).get(template, [])
-        chosen = test.get("select", suite.get("select"))
-        if chosen:
-            objects = [item for item in objects if chosen in (item["kind"], item["metadata"]["name"])]
-    found = [holds(name, wanted, objects) for entry in test["asserts"] for name, wanted in entry.items()]
     return [f"{title}: {why}" for why in found if why]
 
 
