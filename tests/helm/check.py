@@ -9,6 +9,7 @@ import time
 
 import yaml
 
+import image
 import objects
 import tryout
 import unit
@@ -64,8 +65,9 @@ PARTS = {
     "config": objects.check_config,
     "tryout": tryout.check,
     "manifests": manifests,
+    "image": image.check,
 }
-NEED_BINARY = ("config", "tryout")
+NEED_BINARY = ("config", "tryout", "image")
 
 
 def main():

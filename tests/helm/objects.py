@@ -46,7 +46,22 @@ def renderings():
     return {name: text for name, text, _ in done if text}, [error for *_, error in done if error]
 
 
-def conform(texts):
+# What no schema may let pass: a key that nobody knows, in Kubernetes' own and in a custom resource.
+PLANTED = """
+{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 1, protocoll: TCP}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: b}, spec: {rules: [{backendRef: []}]}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: 1}}
+"""
+
+
+def lets_nothing_pass():
+    found = " ".join(conform({"planted.yaml": PLANTED}, VERSIONS[-1:]))
+    return [f"the schemas let {name} pass" for name in ("Service a", "HTTPRoute b", "ConfigMap c") if name not in found]
+
+
+def conform(texts, versions=VERSIONS):
     schemas = os.environ["TIDEGATE_HELM_CACHE"] + "/schemas"
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
@@ -62,7 +77,7 @@ def conform(texts):
             lines = (run.stdout + run.stderr).strip().splitlines()
             return [f"{version}: {line.replace(folder + '/', '')}" for line in lines] if run.returncode else []
 
-        return sum(in_parallel(one, VERSIONS), [])
+        return sum(in_parallel(one, versions), [])
 
 
 def pod_specs(item):
@@ -113,7 +128,7 @@ def check():
         mistakes += [f"{name}: {pair} twice" for pair in set(seen) if seen.count(pair) > 1]
         for item in items:
             mistakes += [*restricted(name, item), *misplaced(name, item)]
-    mistakes += conform(texts)
+    mistakes += conform(texts) + lets_nothing_pass()
     return mistakes, f"{count} objects of {len(texts)} files of values, for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
 
 
