@@ -11,6 +11,7 @@ import yaml
 
 import image
 import objects
+import together
 import tryout
 import unit
 from chart import CHART, CI, ROOT, Refused, helm, in_parallel, text_of
@@ -66,8 +67,9 @@ PARTS = {
     "tryout": tryout.check,
     "manifests": manifests,
     "image": image.check,
+    "together": together.check,
 }
-NEED_BINARY = ("config", "tryout", "image")
+NEED_BINARY = ("config", "tryout", "image", "together")
 
 
 def main():
@@ -82,6 +84,9 @@ def main():
     for part in args.parts or PARTS:
         if part in NEED_BINARY and not args.bin:
             print(f"left out {part}: it needs --bin TIDEGATE")
+            continue
+        if part == "together" and not os.environ.get("TIDEGATE_KAFKA_LIBS"):
+            print("left out together: it needs a Redis and Kafka's jars, which tests/run has: `tests/run --test helm`")
             continue
         begun = time.monotonic()
         mistakes, what = PARTS[part](args.bin)
