@@ -79,6 +79,13 @@
 {{- end }}
 {{- end -}}
 
+{{/* A node has no internal port before it has reached what it needs: it gives up by itself before a probe does. */}}
+{{- define "tidegate.startupProbe" -}}
+{{- $patience := add 30 (int (dig "node" "start_timeout_s" 30 .Values.config)) -}}
+{{- $failures := div (add $patience (int .Values.startupProbe.periodSeconds) -1) (int .Values.startupProbe.periodSeconds) -}}
+{{- include "tidegate.probe" (list "/livez" (merge (dict "failureThreshold" (.Values.startupProbe.failureThreshold | default $failures | int)) (omit .Values.startupProbe "failureThreshold"))) -}}
+{{- end -}}
+
 {{/* A probe of the internal port: (list path values). */}}
 {{- define "tidegate.probe" -}}
 httpGet:
@@ -87,10 +94,13 @@ httpGet:
 {{- toYaml (omit (index . 1) "enabled") | nindent 0 }}
 {{- end -}}
 
-{{/* What rolls the pods when it changes. Certificates do not: the nodes read them again by themselves. */}}
+{{/* What rolls the pods when it changes. The nodes' own certificates and key sets do not: they are read again. */}}
 {{- define "tidegate.checksums" -}}
 checksum/config: {{ include "tidegate.toml" . | sha256sum }}
 {{- $passwords := printf "%s/%s" .Values.kafka.password .Values.redis.password }}
-{{- $there := print (include "tidegate.secretSum" (list . .Values.kafka.existingSecret)) (include "tidegate.secretSum" (list . .Values.jwks.existingSecret)) }}
+{{- $there := "" }}
+{{- range list .Values.kafka.existingSecret .Values.kafka.tls.existingSecret .Values.redis.tls.existingSecret }}
+{{- $there = print $there (include "tidegate.secretSum" (list $ .)) }}
+{{- end }}
 checksum/secrets: {{ print $passwords $there | sha256sum }}
 {{- end -}}

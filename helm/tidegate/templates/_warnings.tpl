@@ -62,6 +62,9 @@
 {{- if and $config.public.proxy_protocol .Values.smoke.enabled -}}
 {{- $found = append $found "config.public.proxy_protocol: a client that reaches the Service itself is closed, `helm test` too unless smoke.host is set." -}}
 {{- end -}}
+{{- if and $config.public.hosts .Values.smoke.enabled (not .Values.smoke.host) (not (has (include "tidegate.fullname" .) $config.public.hosts)) -}}
+{{- $found = append $found "config.public.hosts: the Service's name is not among them, so `helm test` is refused: set smoke.host." -}}
+{{- end -}}
 {{- if and $scaled (not .Values.topologySpread.enabled) -}}
 {{- $found = append $found "topologySpread.enabled=false: scaled pods may all be on one node of the cluster." -}}
 {{- end -}}
