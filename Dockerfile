@@ -9,6 +9,8 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock LICENSE ./
 COPY .cargo .cargo
 COPY src src
+# The console of `tidegate dev` is an example page, compiled in.
+COPY docs/examples/browser docs/examples/browser
 # Cargo wants to see every member of the workspace; only the gateway is built.
 COPY loadtest loadtest
 RUN cargo build --release --locked -p tidegate --bin tidegate

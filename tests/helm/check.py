@@ -10,6 +10,7 @@ import time
 import yaml
 
 import image
+import kept
 import objects
 import together
 import tryout
@@ -65,6 +66,7 @@ PARTS = {
     "refusals": refusals,
     "config": objects.check_config,
     "tryout": tryout.check,
+    "kept": kept.check,
     "manifests": manifests,
     "image": image.check,
     "together": together.check,

@@ -10,7 +10,11 @@ from chart import ROOT
 
 # What there may be beside libraries.
 FILES = {
-    "usr/bin/tidegate", "etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/ssl/certs/ca-certificates.crt",
+    "usr/bin/tidegate",
+    "etc/passwd",
+    "etc/group",
+    "etc/nsswitch.conf",
+    "etc/ssl/certs/ca-certificates.crt",
     "usr/share/doc/tidegate/LICENSE",
 }
 
@@ -24,8 +28,16 @@ def check(binary):
             return mistakes + [made.stderr.strip()], "the image"
         there = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         mistakes += [f"{name} is missing" for name in FILES - there]
-        mistakes += [f"{name} is not expected" for name in there - FILES if not re.fullmatch(r"(usr/)?lib(64)?/[\w./-]+\.so[.\d]*", name)]
-        for args, wanted in ((["--version"], "tidegate "), (["default-config"], "[public]"), (["token", "--sub", "a", "--key", "/no"], "")):
+        mistakes += [
+            f"{name} is not expected"
+            for name in there - FILES
+            if not re.fullmatch(r"(usr/)?lib(64)?/[\w./-]+\.so[.\d]*", name)
+        ]
+        for args, wanted in (
+            (["--version"], "tidegate "),
+            (["default-config"], "[public]"),
+            (["token", "--sub", "a", "--key", "/no"], ""),
+        ):
             mistakes += runs(root, args, wanted)
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) >> 20
     return mistakes, f"the image's content, {size} MiB with this binary"
@@ -42,21 +54,39 @@ def runs(root, args, wanted):
     return [f"in the image, {' '.join(args)}: {run.returncode} {run.stderr.strip()}"] if failed else []
 
 
+def included():
+    """The files that the gateway's sources have compiled in, from the root of the repository."""
+    for path in (ROOT / "src").rglob("*.rs"):
+        for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', path.read_text()):
+            yield os.path.relpath((path.parent / name).resolve(), ROOT)
+
+
 def dockerfile():
     """There is no container engine where the tests run: what can be seen of the Dockerfile without one."""
     text = (ROOT / "Dockerfile").read_text()
     sources = [word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M) for word in line.split()]
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
     mistakes = [f"Dockerfile: {name} is not there" for name in sources if not (ROOT / name).exists()]
+    mistakes += [
+        f"Dockerfile: {name}, compiled in, is not copied" for name in included() if not name.startswith(tuple(sources))
+    ]
     mistakes += [f".dockerignore leaves out {name}" for name in sources if f"!{name}" not in ignored]
     if not re.search(r"^ARG RUST_IMAGE=\S+:\d+\.\d+\.\d+-\w+$", text, re.M):
         mistakes.append("Dockerfile: the base has no full version")
     last = text.rsplit("\nFROM ", 1)[1]
-    for line in ("scratch", "USER 65532:65532", 'ENTRYPOINT ["/usr/bin/tidegate"]', "org.opencontainers.image.licenses"):
+    for line in (
+        "scratch",
+        "USER 65532:65532",
+        'ENTRYPOINT ["/usr/bin/tidegate"]',
+        "org.opencontainers.image.licenses",
+    ):
         if line not in last:
             mistakes.append(f"Dockerfile: its last stage lacks {line}")
     version = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
-    for name, found in (("Dockerfile", f"ARG VERSION={version}\n"), ("helm/tidegate/Chart.yaml", f'appVersion: "{version}"\n')):
+    for name, found in (
+        ("Dockerfile", f"ARG VERSION={version}\n"),
+        ("helm/tidegate/Chart.yaml", f'appVersion: "{version}"\n'),
+    ):
         if found not in (ROOT / name).read_text():
             mistakes.append(f"{name}: is not of version {version}")
     return mistakes

@@ -22,7 +22,12 @@ def with_files():
     """A copy of the chart with a rule and a dashboard, whether or not it has some of its own."""
     copy = pathlib.Path(tempfile.mkdtemp()) / "tidegate"
     shutil.copytree(CHART, copy)
-    rule = {"alert": "Sample", "expr": "up == 0", "labels": {"severity": "page"}, "annotations": {"summary": "{{ $labels.pod }}"}}
+    rule = {
+        "alert": "Sample",
+        "expr": "up == 0",
+        "labels": {"severity": "page"},
+        "annotations": {"summary": "{{ $labels.pod }}"},
+    }
     for folder in ("rules", "dashboards"):
         (copy / "files" / folder).mkdir(parents=True, exist_ok=True)
     (copy / "files/rules/sample.yaml").write_text(yaml.safe_dump({"groups": [{"name": "sample", "rules": [rule]}]}))
@@ -63,16 +68,25 @@ def lets_nothing_pass():
 
 def conform(texts, versions=VERSIONS):
     schemas = os.environ["TIDEGATE_HELM_CACHE"] + "/schemas"
+    kind = "{{ .ResourceKind }}{{ .KindSuffix }}.json"
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
             (pathlib.Path(folder) / name).write_text(text)
 
         def one(version):
             run = subprocess.run(
-                ["kubeconform", "-strict", f"-kubernetes-version={version}.0", f"-skip={WITHOUT_SCHEMA}", "-output=text",
-                 f"-schema-location={schemas}/{{{{ .NormalizedKubernetesVersion }}}}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json",
-                 f"-schema-location={schemas}/crds/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", folder],
-                capture_output=True, text=True,
+                [
+                    "kubeconform",
+                    "-strict",
+                    f"-kubernetes-version={version}.0",
+                    f"-skip={WITHOUT_SCHEMA}",
+                    "-output=text",
+                    f"-schema-location={schemas}/{{{{ .NormalizedKubernetesVersion }}}}/{kind}",
+                    f"-schema-location={schemas}/crds/{kind}",
+                    folder,
+                ],
+                capture_output=True,
+                text=True,
             )
             lines = (run.stdout + run.stderr).strip().splitlines()
             return [f"{version}: {line.replace(folder + '/', '')}" for line in lines] if run.returncode else []
@@ -113,7 +127,9 @@ def restricted(name, item):
 def misplaced(name, item):
     if item["kind"] != "Secret" and SECRET in yaml.safe_dump(item):
         yield f"{name}: a secret stands in {item['kind']} {item['metadata']['name']}"
-    names = [item["metadata"]["name"]] + [volume.get("name", "") for spec in pod_specs(item) for volume in spec.get("volumes", [])]
+    names = [item["metadata"]["name"]] + [
+        volume.get("name", "") for spec in pod_specs(item) for volume in spec.get("volumes", [])
+    ]
     for long in (text for text in names if len(text) > 63):
         yield f"{name}: {item['kind']} {long} has more than 63 characters"
 
@@ -146,7 +162,11 @@ def check_config(binary):
 
 def accepted(binary, file):
     items = objects_of(text_of([file]))
-    pod = next(item for item in items if item["kind"] == "Deployment" and item["metadata"]["labels"]["app.kubernetes.io/component"] == "gateway")
+    pod = next(
+        item
+        for item in items
+        if item["kind"] == "Deployment" and item["metadata"]["labels"]["app.kubernetes.io/component"] == "gateway"
+    )
     container = next(entry for entry in pod["spec"]["template"]["spec"]["containers"] if entry["name"] == "tidegate")
     text = next(item["data"]["tidegate.toml"] for item in items if "tidegate.toml" in item.get("data", {}))
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +175,9 @@ def accepted(binary, file):
             if "value" in entry:
                 env[entry["name"]] = entry["value"].replace("$(POD_IP)", env["POD_IP"]).replace("/etc/tidegate", folder)
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        needed = re.findall(r'"(/etc/tidegate/[^"]+)"', text) + [entry["value"] for entry in container["env"] if entry["name"].endswith("_FILE")]
+        needed = re.findall(r'"(/etc/tidegate/[^"]+)"', text) + [
+            entry["value"] for entry in container["env"] if entry["name"].endswith("_FILE")
+        ]
         mistakes = [f"{file.name}: {path} is not mounted" for path in needed if os.path.dirname(path) not in mounts]
         for path in needed:
             here = pathlib.Path(path.replace("/etc/tidegate", folder))

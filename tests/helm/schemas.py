@@ -17,8 +17,6 @@ import yaml
 
 from versions import VERSIONS
 
-
-
 # YAML 1.1 has a meaning for a lone `=` that nobody wants, and an operator of Prometheus' definitions is called so.
 yaml.CSafeLoader.add_constructor("tag:yaml.org,2002:value", yaml.CSafeLoader.construct_yaml_str)
 
@@ -40,7 +38,7 @@ def kubernetes(out):
 
 
 def alone(schema, definitions):
-    """A schema with those definitions that it needs within it: the file of all is large and would be read for each kind."""
+    """A schema with the definitions that it needs within it: the file of all is large and read for each kind."""
     schema.pop("$id", None)
     needed, waiting = {}, REFERENCE.findall(json.dumps(schema))
     while waiting:
@@ -67,7 +65,10 @@ def custom(listed, out):
 def module_folder(module, version):
     run = subprocess.run(
         ["go", "mod", "download", "-json", f"{module}@{version}"],
-        check=True, capture_output=True, env={**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "auto"}, cwd="/",
+        check=True,
+        capture_output=True,
+        env={**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "auto"},
+        cwd="/",
     )
     return pathlib.Path(json.loads(run.stdout)["Dir"])
 

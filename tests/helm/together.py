@@ -1,5 +1,6 @@
-"""What the chart renders for trying out, run together: its Redis and its Kafka by their own command lines, and two nodes in
-the image's content, with the configuration, keys, certificates and tokens that helm made. Then `helm test`'s own command.
+"""What the chart renders for trying out, run together: its Redis and its Kafka by their own command lines, and two
+nodes in the image's content, with the configuration, keys, certificates and tokens that helm made. Then the command of
+`helm test`.
 
 There is no Kubernetes here: names and ports of Services become ports of 127.0.0.1, and mounts become copies.
 """
@@ -34,7 +35,10 @@ class Set:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
-        self.objects = {(item["kind"], item["metadata"]["name"]): item for item in objects_of(text_of([CHART / "ci" / "tryout-values.yaml"]))}
+        self.objects = {
+            (item["kind"], item["metadata"]["name"]): item
+            for item in objects_of(text_of([CHART / "ci" / "tryout-values.yaml"]))
+        }
         self.redis, self.kafka, self.controller, *self.nodes = free_ports(3 + 2 * 3)
         self.processes = []
 
@@ -51,14 +55,22 @@ class Set:
             data = self.objects["ConfigMap", volume["configMap"]["name"]]["data"]
         else:
             secret = self.objects["Secret", volume["secret"]["secretName"]]
-            data = secret.get("stringData") or {key: base64.b64decode(text).decode() for key, text in secret["data"].items()}
+            data = secret.get("stringData") or {
+                key: base64.b64decode(text).decode() for key, text in secret["data"].items()
+            }
         for key, text in data.items():
             (target / key).write_text(self.here(text))
 
     def here(self, text):
-        for name, port in (("gw-tidegate-kafka:9092", self.kafka), ("gw-tidegate-redis:6379", self.redis), ("localhost:9093", self.controller)):
+        for name, port in (
+            ("gw-tidegate-kafka:9092", self.kafka),
+            ("gw-tidegate-redis:6379", self.redis),
+            ("localhost:9093", self.controller),
+        ):
             text = text.replace(name, f"127.0.0.1:{port}")
-        return text.replace("PLAINTEXT://:9092", f"PLAINTEXT://127.0.0.1:{self.kafka}").replace("/data/", f"{self.folder}/")
+        return text.replace("PLAINTEXT://:9092", f"PLAINTEXT://127.0.0.1:{self.kafka}").replace(
+            "/data/", f"{self.folder}/"
+        )
 
     def log(self, name):
         return self.folder / f"{name}.log"
@@ -105,14 +117,24 @@ def is_ready(port):
 def neighbours(these):
     data = these.folder / "redis"
     data.mkdir()
-    command = [str(these.redis) if word == "6379" else str(data) if word == "/data" else "127.0.0.1" if word == "0.0.0.0" else word for word in these.container("gw-tidegate-redis")["command"]]
+    command = [
+        (
+            str(these.redis)
+            if word == "6379"
+            else str(data) if word == "/data" else "127.0.0.1" if word == "0.0.0.0" else word
+        )
+        for word in these.container("gw-tidegate-redis")["command"]
+    ]
     these.start("redis", command)
     these.wait("redis", lambda: listens(these.redis))
     these.mount("gw-tidegate-kafka", "config", these.folder / "kafka-config")
     libs = os.environ["TIDEGATE_KAFKA_LIBS"]
 
     def java(init):
-        return [word.replace("/opt/kafka/libs", libs).replace("/config/", f"{these.folder}/kafka-config/") for word in these.container("gw-tidegate-kafka", init)["command"]]
+        return [
+            word.replace("/opt/kafka/libs", libs).replace("/config/", f"{these.folder}/kafka-config/")
+            for word in these.container("gw-tidegate-kafka", init)["command"]
+        ]
 
     formatted = subprocess.run(java(True), capture_output=True, text=True)
     if formatted.returncode:
@@ -147,10 +169,14 @@ def nodes(these, binary):
     run_in_image(these, these.container("gw-tidegate", init=True)["args"])
     args = these.container("gw-tidegate")["args"]
     for number in range(2):
-        public, internal, peer = these.nodes[3 * number:3 * number + 3]
+        public, internal, peer = these.nodes[3 * number : 3 * number + 3]
         env = {
-            "HOSTNAME": f"gw-{number}", "TIDEGATE_PUBLIC__LISTEN": f"127.0.0.1:{public}", "TIDEGATE_INTERNAL__LISTEN": f"127.0.0.1:{internal}",
-            "TIDEGATE_PEER__LISTEN": f"127.0.0.1:{peer}", "TIDEGATE_PEER__ADVERTISE": f"127.0.0.1:{peer}", "TIDEGATE_DRAIN__PROPAGATION_S": "0",
+            "HOSTNAME": f"gw-{number}",
+            "TIDEGATE_PUBLIC__LISTEN": f"127.0.0.1:{public}",
+            "TIDEGATE_INTERNAL__LISTEN": f"127.0.0.1:{internal}",
+            "TIDEGATE_PEER__LISTEN": f"127.0.0.1:{peer}",
+            "TIDEGATE_PEER__ADVERTISE": f"127.0.0.1:{peer}",
+            "TIDEGATE_DRAIN__PROPAGATION_S": "0",
         }
         command, env = in_image(these, args, env)
         these.start(f"node-{number}", command, env=env)
@@ -167,7 +193,9 @@ def smoke(these):
     said = run_in_image(these, args, env) + run_in_image(these, [*args, f"--api-url=http://127.0.0.1:{second}"], env)
     if said.count("ok       ack") != 2 or said.count("ok       command") != 2:
         raise Failed(f"helm test's command did not say that there were acks and commands: {said}")
-    own = run_in_image(these, ["token", "--sub=sensor-002", "--tenant=tryout", "--key=/etc/tidegate/jwks/signing-key.json"])
+    own = run_in_image(
+        these, ["token", "--sub=sensor-002", "--tenant=tryout", "--key=/etc/tidegate/jwks/signing-key.json"]
+    )
     run_in_image(these, args, {"TIDEGATE_SMOKE_TOKEN": own.strip()})
 
 

@@ -41,7 +41,11 @@ def of_secret(binary, secret):
         if decoded(signature) != wanted:
             mistakes.append(f"{name}: its signature does not match the key")
         made, body = json.loads(decoded(head)), json.loads(decoded(claims))
-        if made != {"alg": "HS256", "typ": "JWT", "kid": key["kid"]} or body["iss"] != "tidegate" or body["exp"] <= body["iat"]:
+        if (
+            made != {"alg": "HS256", "typ": "JWT", "kid": key["kid"]}
+            or body["iss"] != "tidegate"
+            or body["exp"] <= body["iat"]
+        ):
             mistakes.append(f"{name}: not such a token: {made} {body}")
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "key.json"

@@ -1,7 +1,7 @@
 """The unit tests of the templates: files in helm/tidegate/tests, in the manner of helm-unittest.
 
 A file has `template`, `values` (files of values, from its own folder) and `tests`; a test has `it`, `set`, perhaps
-`version` (of Kubernetes), `template`, `select` (a kind, or a name) and `files` (below the chart's `files/`), and `asserts`.
+`version` (of Kubernetes), `template`, `select` (a kind, or a name), `files` (below the chart's `files/`), and `asserts`.
 helm-unittest itself cannot be had by `go install`: its go.mod replaces modules.
 """
 
@@ -36,7 +36,9 @@ def look_up(value, path):
 
 def is_subset(part, whole):
     if isinstance(part, dict):
-        return isinstance(whole, dict) and all(key in whole and is_subset(item, whole[key]) for key, item in part.items())
+        return isinstance(whole, dict) and all(
+            key in whole and is_subset(item, whole[key]) for key, item in part.items()
+        )
     if isinstance(part, list):
         return isinstance(whole, list) and len(part) == len(whole) and all(map(is_subset, part, whole))
     return part == whole
@@ -55,7 +57,8 @@ def holds(name, wanted, objects, before):
         "equal": lambda: found == value,
         "exists": lambda: found is not MISSING,
         "absent": lambda: found is MISSING,
-        "has": lambda: found is not MISSING and (any(is_subset(value, item) for item in found) if isinstance(found, list) else is_subset(value, found)),
+        "has": lambda: found is not MISSING
+        and (any(is_subset(value, item) for item in found) if isinstance(found, list) else is_subset(value, found)),
         "lacks": lambda: found is MISSING or value not in found,
         "changed": lambda: found is not MISSING and found != look_up(before()[0], path),
         "same": lambda: found is not MISSING and found == look_up(before()[0], path),
