@@ -13,6 +13,12 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "tidegate"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
+# What is rendered to be checked: a name for each, and its files of values. k8s/ is made from the chart too.
+_BASE = ROOT / "k8s" / "base-values.yaml"
+SETS = [(file.name, [file]) for file in CI] + [
+    ("k8s-base.yaml", [_BASE]),
+    *((f"k8s-{name}.yaml", [_BASE, ROOT / "k8s" / f"{name}-values.yaml"]) for name in ("dev", "ha")),
+]
 RELEASE, NAMESPACE = "gw", "iot"
 
 

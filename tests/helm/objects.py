@@ -11,7 +11,7 @@ import tempfile
 
 import yaml
 
-from chart import CHART, CI, Refused, in_parallel, objects_of, text_of
+from chart import CHART, SETS, Refused, in_parallel, objects_of, text_of
 from versions import VERSIONS
 
 # Google's, of which there are no schemas but validators in an npm package.
@@ -37,17 +37,18 @@ def with_files():
 
 
 def renderings():
-    """The text of each file of values, all-on with files in the chart; and what could not be rendered."""
+    """The text of each rendering, all-on with files in the chart; and what could not be rendered."""
     copy = with_files()
 
-    def one(file):
-        chart = copy if file.name.startswith("all-on") else CHART
+    def one(entry):
+        name, files = entry
+        chart = copy if name.startswith("all-on") else CHART
         try:
-            return file.name, text_of([file], chart=chart), None
+            return name, text_of(files, chart=chart), None
         except Refused as error:
-            return file.name, None, f"{file.name}: {error}"
+            return name, None, f"{name}: {error}"
 
-    done = in_parallel(one, CI)
+    done = in_parallel(one, SETS)
     shutil.rmtree(copy.parent)
     return {name: text for name, text, _ in done if text}, [error for *_, error in done if error]
 
@@ -160,23 +161,23 @@ def check():
         for item in items:
             mistakes += [*restricted(name, item), *misplaced(name, item)]
     mistakes += conform(texts) + lets_nothing_pass()
-    return mistakes, f"{count} objects of {len(texts)} files of values, for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
+    return mistakes, f"{count} objects of {len(texts)} renderings, for Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}"
 
 
 def check_config(binary):
     """The gateway takes each rendered configuration, with the environment and the files its pods have."""
 
-    def one(file):
+    def one(entry):
         try:
-            return accepted(binary, file)
+            return accepted(binary, *entry)
         except Refused as error:
-            return [f"{file.name}: {error}"]
+            return [f"{entry[0]}: {error}"]
 
-    return sum(in_parallel(one, CI), []), f"{len(CI)} rendered configurations taken by the gateway"
+    return sum(in_parallel(one, SETS), []), f"{len(SETS)} rendered configurations taken by the gateway"
 
 
-def accepted(binary, file):
-    items = objects_of(text_of([file]))
+def accepted(binary, name, files):
+    items = objects_of(text_of(files))
     pod = next(
         item
         for item in items
@@ -193,7 +194,7 @@ def accepted(binary, file):
         needed = re.findall(r'"(/etc/tidegate/[^"]+)"', text) + [
             entry["value"] for entry in container["env"] if entry["name"].endswith("_FILE")
         ]
-        mistakes = [f"{file.name}: {path} is not mounted" for path in needed if os.path.dirname(path) not in mounts]
+        mistakes = [f"{name}: {path} is not mounted" for path in needed if os.path.dirname(path) not in mounts]
         for path in needed:
             here = pathlib.Path(path.replace("/etc/tidegate", folder))
             here.parent.mkdir(parents=True, exist_ok=True)
@@ -201,4 +202,4 @@ def accepted(binary, file):
         config = pathlib.Path(folder) / "tidegate.toml"
         config.write_text(text.replace("/etc/tidegate", folder))
         run = subprocess.run([binary, "check-config", "--config", config], env=env, capture_output=True, text=True)
-        return mistakes + ([f"{file.name}: {run.stderr.strip()}"] if run.returncode else [])
+        return mistakes + ([f"{name}: {run.stderr.strip()}"] if run.returncode else [])
