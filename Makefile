@@ -11,10 +11,10 @@ MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1
 PEERS_THERE = loadtest/peers/install --check || \
 	TIDEGATE_TEST_EXTRA_PACKAGES="$$(loadtest/peers/install --packages)" tests/run -- loadtest/peers/install
 
-.PHONY: help run test lint bench bench-quick bench-peers fuzz test-chaos
+.PHONY: help run test lint bench bench-quick bench-peers fuzz test-chaos chart k8s image-rootfs
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 # Without librdkafka and jemalloc, whose C is most of a first build: `dev` needs them only for a real Kafka.
 run: ## Build, then everything in one process with nothing installed: `make run ARGS="--devices 10"`
@@ -30,7 +30,8 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck tests/run .ci/run loadtest/peers/install; \
+	@if command -v shellcheck >/dev/null; then \
+		shellcheck tests/run tests/helm/run image/rootfs .ci/run loadtest/peers/install; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every target beside its baseline, in release; also target/bench/summary.json and report.html. PEERS=1: the peers too
@@ -55,3 +56,14 @@ fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 
 test-chaos: ## The tests that take long, such as a broker frozen for minutes; prints what was measured
 	@tests/run --workspace --no-fail-fast -- --ignored --nocapture
+
+chart: ## What is generated in helm/tidegate: the schema of the values and the README's table
+	@cargo build -p tidegate --bin tidegate
+	@tests/helm/run --tool python helm/generate --bin "$(BIN)"
+
+k8s: ## The plain manifests and kustomize overlays, rendered from the chart
+	@tests/helm/run --tool python k8s/render
+
+image-rootfs: ## The content of the image as the folder target/image-rootfs, without a container engine
+	@cargo build --release -p tidegate --bin tidegate
+	@image/rootfs "$${CARGO_TARGET_DIR:-target}/release/tidegate" target/image-rootfs

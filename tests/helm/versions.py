@@ -1,0 +1,3 @@
+"""The Kubernetes versions that are supported."""
+
+VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
