@@ -12,7 +12,7 @@ COMMAND = re.compile(r"\btidegate ((?:keys new|[a-z-]+))\b([^|&;`\n]*)")
 # Words of other programs, and of Kafka's and CloudEvents' headers that are in no schema.
 FOREIGN = set(
     """esp_websocket_client buffer_size least_conn proxy_read_timeout proxy_next_upstream worker_shutdown_timeout
-    fail_timeout upgrade_configs ce_id ce_time ce_type ce_specversion tg_epoch tg_received_at tg_clock_suspect tg_reason tg_detail
+    fail_timeout upgrade_configs ce_source ce_id ce_time ce_type ce_specversion tg_epoch tg_received_at tg_clock_suspect tg_reason tg_detail
     tg_offset tg_topic tg_partition access_token""".split()
 )
 
