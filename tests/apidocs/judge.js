@@ -15,7 +15,7 @@ const lines = (file) => fs.readFileSync(file, "utf8").split("\n").filter(Boolean
 function spoilt(payload, closed) {
   if (payload === null || typeof payload !== "object" || Array.isArray(payload)) return [];
   const { type, ...untyped } = payload;
-  const wrong = [untyped, { ...payload, type: "nothing" }, { ...payload, type: 7 }, [], "text"];
+  const wrong = [untyped, { ...payload, type: "nothing" }, { ...payload, type: 7 }, [[]], "text"];
   if (closed) wrong.push({ ...payload, undocumented: 1 });
   return wrong;
 }
