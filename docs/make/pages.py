@@ -14,7 +14,7 @@ a { color: var(--link); } h1 { font-size: 1.7rem; } h2 { margin-top: 3rem; borde
 h3 { margin-top: 2rem; } code, pre { font: .88em/1.45 ui-monospace, monospace; } pre { background: var(--soft); padding: .7rem;
 overflow-x: auto; border-radius: 4px; } table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
-overflow-wrap: anywhere; } th { font-weight: 600; } td:first-child { white-space: nowrap; } .method { font-weight: 700; }
+overflow-wrap: break-word; } td:nth-child(2) { overflow-wrap: anywhere; min-width: 9rem; } th { font-weight: 600; } td:first-child { white-space: nowrap; } .method { font-weight: 700; }
 .soft { opacity: .75; } ul.contents { columns: 20rem; }
 """
 PAGES = {
