@@ -232,8 +232,7 @@ def missing_image(load):
 def scale(_):
     load = Load("scale", "rollout", DEVICES)
     load.connected()
-    if len(ready_pods()) != 5:
-        grow()
+    grow()
     budget()
     kill(load)
     missing_image(load)
