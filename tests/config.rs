@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::auth::TokenAlgorithm;
@@ -224,4 +226,27 @@ fn topics_needs_the_section_kafka_and_nothing_else() {
     let apply = ["topics", "--apply", "--timeout", "2s"];
     let nobody = tidegate(dir.path(), &apply, &[("TIDEGATE_KAFKA__BROKERS", "127.0.0.1:9")]);
     assert_eq!(code(&nobody), 69, "{}", stderr(&nobody));
+}
+
+#[test]
+fn topics_ends_when_it_is_told_to_although_kafka_never_answers() {
+    // Its backlog takes the connection, and nobody says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["topics", "--apply", "--timeout", "60s"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env_clear().env("TIDEGATE_KAFKA__BROKERS", silent.local_addr().unwrap().to_string());
+    let mut told = command.spawn().unwrap();
+    // Once it asks Kafka it takes signals: without that the first process of a container goes on.
+    let _held = loop {
+        match silent.accept() {
+            Ok(connection) => break connection,
+            Err(_) => assert_eq!(told.try_wait().unwrap(), None, "it ended before it asked"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(Command::new("kill").args(["-TERM", &told.id().to_string()]).status().unwrap().success());
+    let output = told.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+    assert!(stderr(&output).contains("told to end"), "{}", stderr(&output));
 }
