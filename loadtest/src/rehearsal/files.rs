@@ -10,8 +10,10 @@ use super::{Options, RehearsalError, Spot};
 
 /// The name that each peer's certificate carries.
 const PEER: &str = "tidegate-peer";
-/// Below this many connections a node has nothing to shed: as small as a rehearsal needs it.
-const REBALANCED_FROM: u32 = 20;
+/// Below this many devices a node has nothing to shed, and for so long it has to have had more than its share: as small as
+/// a rehearsal needs it.
+const REBALANCED_FROM: u32 = 100;
+const SETTLE_S: u64 = 5;
 
 /// Where they are.
 pub(super) struct Files {
@@ -98,7 +100,7 @@ impl Files {
             options.budget_s,
         );
         if options.rebalance {
-            text += &format!("[rebalance]\nmin_connections = {REBALANCED_FROM}\n");
+            text += &format!("[rebalance]\nminimum = {REBALANCED_FROM}\nsettle_s = {SETTLE_S}\n");
         }
         text += &options.extra_config;
         self.write(&format!("{name}.toml"), &text)

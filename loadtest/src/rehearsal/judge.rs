@@ -41,8 +41,8 @@ pub(super) struct Seen {
     pub(super) share: f64,
     /// From the SIGKILL until all devices were there; nothing where they were not.
     pub(super) killed: Option<Option<Duration>>,
-    /// Devices that were wanted and that were there before the end.
-    pub(super) there: (u64, u64),
+    /// Devices that were there before the end.
+    pub(super) there: u64,
 }
 
 fn seconds(duration: Duration) -> String {
@@ -61,9 +61,9 @@ pub(super) fn checks(options: &Options, seen: &Seen, summary: &Summary) -> Resul
         checks.push(back_in_time("after the SIGKILL all devices are back", back));
     }
     checks.push(share(options, seen));
-    let (wanted, there) = seen.there;
+    let (wanted, there) = (u64::from(options.devices), seen.there);
     let figure = format!("{} of {}", grouped(there), grouped(wanted));
-    checks.push(Check::new("devices that are there before the end", figure, "all", there >= wanted && wanted > 0));
+    checks.push(Check::new("devices that are there before the end", figure, "all", there == wanted));
     checks.extend(ledger(options, summary)?);
     Ok(checks)
 }
@@ -120,6 +120,9 @@ fn ledger(options: &Options, summary: &Summary) -> Result<Vec<Check>, RehearsalE
     }
     let accepted = number("commands/accepted")?;
     checks.push(Check::new("commands accepted", grouped(accepted), "some", accepted > 0));
+    let (asked, failed) = (summary.number("/counts/commands_asked")?, summary.number("/counts/commands_failed")?);
+    let figure = format!("{} of {}", grouped(failed), grouped(asked));
+    checks.push(Check::new("commands that did not succeed", figure, "1 in 1,000", failed <= asked / 1_000));
     for (name, words) in [
         ("without_end", "without an end"),
         ("answered_twice", "answered twice"),
@@ -148,10 +151,6 @@ pub(super) fn figures(summary: &Summary) -> Result<Vec<(String, String)>, Rehear
         figures.push((words.to_owned(), format!("p50 {}, p99 {}, longest {}", at("p50")?, at("p99")?, at("max")?)));
     }
     let count = |name: &str| summary.number(&format!("/counts/{name}")).map(grouped);
-    let commands = format!("{} asked, {} done, {} failed", count("commands_asked")?, count("commands_done")?, {
-        count("commands_failed")?
-    });
-    figures.push(("commands".to_owned(), commands));
     let told = format!("{} told to go, {} connects after the first", count("goaways")?, count("reconnects")?);
     figures.push(("devices".to_owned(), told));
     figures.push(("errors that devices and callers saw".to_owned(), summary.all_errors()));

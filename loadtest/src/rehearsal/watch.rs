@@ -27,7 +27,6 @@ pub(super) struct Seen {
 /// The devices in one second, as the load tester sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Devices {
-    pub(super) wanted: u64,
     pub(super) connected: u64,
     /// Attempts to connect that failed, since the beginning.
     pub(super) failures: u64,
@@ -151,15 +150,9 @@ impl Seen {
 impl Devices {
     fn of(metrics: &Metrics) -> Self {
         Self {
-            wanted: metrics.sum("tidegate_loadtest_devices_wanted", ""),
             connected: metrics.sum("tidegate_loadtest_devices_connected", ""),
             failures: metrics.sum("tidegate_loadtest_connect_failures_total", ""),
         }
-    }
-
-    /// Whether all that are wanted are there.
-    pub(super) fn all_there(self) -> bool {
-        self.wanted > 0 && self.connected >= self.wanted
     }
 }
 
