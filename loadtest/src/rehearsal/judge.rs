@@ -9,7 +9,7 @@ use super::{Options, RehearsalError, SHARE};
 use crate::units::grouped;
 
 /// A rate is judged over so many seconds: within one of them chance has its part, since each device draws its own delay.
-pub(super) const STRETCH: usize = 5;
+pub(super) const STRETCH: usize = 10;
 /// What chance adds at the edges of such a stretch.
 const CHANCE: f64 = 1.05;
 /// All devices of a node that was killed are back within this, and all of one that left before its budget is over.
