@@ -51,6 +51,9 @@ pub const STOP_WITHIN_MS: u64 = 10_000;
 /// The same while the log stores nothing at all: the acks will hardly come.
 pub const STOP_STALLED_MS: u64 = 1_000;
 
+/// Over how long those who are told to leave a few at a time come back, each at a moment of its own, in milliseconds.
+const PACED_SPAN_MS: u64 = 2_000;
+
 /// What every connection of a node shares.
 pub struct Node {
     /// Every bound.
@@ -200,10 +203,15 @@ impl Node {
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Keys));
     }
 
-    /// When somebody who has to go should come back, in milliseconds from now: drawn anew each time, over a span that
-    /// grows with the number of connections, so that they do not all come back at once, and ends at `within_ms`.
+    /// When somebody who has to go should come back, in milliseconds from now, drawn anew each time. Where all go at once
+    /// (`within_ms` is `u64::MAX`) the span grows with their number, so that they do not all come back at once. Where they
+    /// go a few at a time it is the same for each, and ends at `within_ms`: one that shrank with those who are left would
+    /// bring them back faster than they were told.
     fn retry_after_ms(&self, within_ms: u64) -> u64 {
-        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000).min(within_ms.saturating_sub(500));
+        let span_ms = match within_ms {
+            u64::MAX => (2 * self.receipts.connections() as u64).clamp(1_000, 60_000),
+            _ => PACED_SPAN_MS.min(within_ms.saturating_sub(500)),
+        };
         500 + fastrand::u64(..=span_ms)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tidegate::connection::Departure;
+use tidegate::mailbox::Mailbox;
 
 use super::*;
 
@@ -46,6 +47,31 @@ async fn who_is_told_to_leave_is_served_until_its_deadline_and_closed_then() {
     assert_eq!(ended, End::Gateway(CloseReason::Restart));
     assert_eq!(rig.node.metrics.shed.get(), 1);
     rig.assert_nothing_left();
+}
+
+/// Else those told last would come back sooner after it than those told first: faster than they are told.
+#[tokio::test]
+async fn the_delay_before_a_move_is_the_same_however_many_are_still_there() {
+    let mut longest = [0; 2];
+    for (longest, others) in longest.iter_mut().zip([0, 5_000]) {
+        let rig = Rig::new(Limits::default());
+        let seat = |_| rig.node.receipts.seat("t", Arc::<Mailbox>::default());
+        let _others: Vec<_> = (0..others).map(seat).collect();
+        let mut peers = Vec::new();
+        for number in 0..40 {
+            let (mut peer, _) =
+                rig.enter(Entry { key: DeviceKey::new("t", &format!("d{number}")).unwrap(), ..Rig::entry() }, 1 << 20);
+            assert_eq!(peer.json().await["type"], "welcome");
+            peers.push(peer);
+        }
+        rig.node.close_doors(Departure { reason: CloseReason::Restart, grace_ms: 30_000, until_ms: u64::MAX });
+        rig.node.send_away(0, usize::MAX);
+        for peer in &mut peers {
+            *longest = peer.json().await["retry_after_ms"].as_u64().unwrap().max(*longest);
+        }
+    }
+    // The longest of forty draws from 500 to 2,500.
+    assert!(longest.iter().all(|longest| (1_700..=2_500).contains(longest)), "{longest:?}");
 }
 
 #[tokio::test]

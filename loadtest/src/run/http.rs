@@ -135,5 +135,11 @@ where
 }
 
 fn short(error: &hyper::Error) -> String {
-    if error.is_closed() || error.is_incomplete_message() { "the connection ended" } else { "HTTP failed" }.to_owned()
+    use std::error::Error as _;
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    match io {
+        _ if error.is_closed() || error.is_incomplete_message() => "the connection ended".to_owned(),
+        Some(error) => format!("the connection broke: {}", error.kind()),
+        None => "HTTP failed".to_owned(),
+    }
 }
