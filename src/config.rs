@@ -47,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// How a node that leaves lets its connections go.
     pub drain: DrainConfig,
+    /// How a node that has more than its share of the devices lets some go.
+    pub rebalance: RebalanceConfig,
     /// Logs, and later traces.
     pub telemetry: TelemetryConfig,
 }
@@ -166,6 +168,53 @@ pub struct DrainConfig {
 impl Default for DrainConfig {
     fn default() -> Self {
         Self { propagation_s: 10, rate_per_s: 200, budget_s: 240, cut_off_s: 60 }
+    }
+}
+
+/// The section `rebalance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebalanceConfig {
+    /// Whether a node tells devices to move to the others while it has more than its share. Never while any node drains.
+    pub enabled: bool,
+    /// What is more than its share, in percent of what a node has on average (105 to 1000). It stops halfway between that and
+    /// the average.
+    pub threshold_percent: u32,
+    /// A node with no more devices than this tells none.
+    pub minimum: u32,
+    /// Devices told to move per second and node.
+    pub rate_per_s: u32,
+    /// How long a node has to have more than its share before it tells any, in seconds: what a rollout or a load balancer
+    /// evens out by itself is left to them.
+    pub settle_s: u64,
+    /// How old a device's connection may become, in seconds: each is told to connect anew somewhere in the last quarter of that,
+    /// `rate_per_s` a second at most. 0: as old as it likes.
+    pub max_age_s: u64,
+}
+
+impl Default for RebalanceConfig {
+    fn default() -> Self {
+        Self { enabled: true, threshold_percent: 110, minimum: 1_000, rate_per_s: 20, settle_s: 30, max_age_s: 0 }
+    }
+}
+
+impl RebalanceConfig {
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |key: &str, text: &str| problems.push((format!("rebalance.{key}"), text.to_owned()));
+        if !(105..=1_000).contains(&self.threshold_percent) {
+            add("threshold_percent", "must lie within 105 and 1000: 110 is a tenth more than the average");
+        }
+        if self.rate_per_s == 0 {
+            add("rate_per_s", "must be at least 1; `rebalance.enabled = false` has nobody told");
+        }
+        if self.settle_s > 3_600 {
+            add("settle_s", "is above 3600: an imbalance that lasts an hour is one");
+        }
+        if self.max_age_s != 0 && !(10..=31_536_000).contains(&self.max_age_s) {
+            add("max_age_s", "must lie within 10 and 31536000 (a year), or be 0 for as old as it likes");
+        }
+        problems
     }
 }
 
@@ -291,6 +340,7 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
             add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
         }
+        problems.extend(self.rebalance.problems());
         problems.extend(self.peer.mistakes());
         problems.extend(peer_files(&self.peer));
         problems.extend(self.kafka.mistakes());

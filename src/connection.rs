@@ -10,6 +10,7 @@ mod farewell;
 mod intake;
 mod orders;
 mod outgoing;
+mod per_second;
 mod pump;
 mod traces;
 mod transport;
@@ -37,7 +38,7 @@ use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
 pub use apps::{AppOrder, Apps};
-pub use departure::Departure;
+pub use departure::{Ages, Departure, GRACE_MS};
 pub use farewell::{Farewell, turn_away};
 pub use traces::Traces;
 pub use transport::Transport;
@@ -80,6 +81,8 @@ pub struct Node {
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
     pub traces: Arc<Traces>,
+    /// How old the connections of devices may become.
+    pub ages: Ages,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -115,6 +118,7 @@ impl Node {
             apps: Apps::default(),
             trust_traceparent: false,
             traces: Arc::default(),
+            ages: Ages::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),

@@ -47,6 +47,8 @@ pub enum Signal {
     Stop = 8,
     /// It is time to connect elsewhere: say so, work on until the deadline, then close.
     Leave = 256,
+    /// The same for this connection alone: others are to have it, and the node goes on.
+    Move = 512,
     /// A letter was left. Set by [`Mailbox::post`], so that a turn without letters takes no lock.
     Letter = 16,
     /// The directory is back and this connection is provisional: ping the device, and say when it answered

@@ -114,6 +114,8 @@ pub struct Profile {
     pub version: String,
     /// Whether its last probe of Kafka came back.
     pub sees_kafka: bool,
+    /// Devices that are connected to it; nothing where it does not say.
+    pub devices: Option<u64>,
 }
 
 /// A node as the others see it.
@@ -442,7 +444,14 @@ mod tests {
 
     fn profile(node: &str, state: NodeState) -> Profile {
         let life = NodeLife::begin(NodeName::new(node).unwrap());
-        Profile { life, address: "[::1]:7443".into(), state, version: "0.1.0+x,y".into(), sees_kafka: true }
+        Profile {
+            life,
+            address: "[::1]:7443".into(),
+            state,
+            version: "0.1.0+x,y".into(),
+            sees_kafka: true,
+            devices: None,
+        }
     }
 
     #[test]

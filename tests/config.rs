@@ -107,6 +107,22 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
 }
 
 #[test]
+fn a_rebalance_that_would_never_end_or_never_begin_is_a_mistake() {
+    let dir = working(
+        "[rebalance]\nthreshold_percent = 100\nrate_per_s = 0\nsettle_s = 4000\nmax_age_s = 5\nminimum = 0\nenabled = true\n",
+    );
+    let text = stderr(&tidegate(dir.path(), &CHECK, &[]));
+    assert_eq!(text.lines().count(), 5, "{text}");
+    for key in ["threshold_percent", "rate_per_s", "settle_s", "max_age_s"] {
+        assert!(text.contains(&format!("rebalance.{key}: ")), "{key} is missing in\n{text}");
+    }
+    let fine = [("TIDEGATE_REBALANCE__MAX_AGE_S", "86400"), ("TIDEGATE_REBALANCE__ENABLED", "false")];
+    let effective = effective(working("").path(), &fine);
+    assert_eq!(effective["rebalance"]["max_age_s"].as_integer(), Some(86_400));
+    assert_eq!(effective["rebalance"]["enabled"].as_bool(), Some(false));
+}
+
+#[test]
 fn certificates_for_peers_that_cannot_be_used_are_a_mistake_before_anything_is_connected() {
     let dir =
         working("peer.tls_cert = 'tidegate.toml'\npeer.tls_key = 'tidegate.toml'\npeer.tls_ca = 'tidegate.toml'\n");

@@ -14,7 +14,7 @@ use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::commands::redis::RedisCommands;
 use crate::config::{Config, LogFormat};
-use crate::connection::Node;
+use crate::connection::{Ages, Node};
 use crate::eventlog::kafka::{KafkaLog, StartError};
 use crate::id::NodeName;
 use crate::keeper::Keeper;
@@ -80,7 +80,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::config(error.to_string()))?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let peer_tls = peers::tls(&config).map_err(Failure::config)?;
+    let peer_tls = peers::tls(&config, &metrics).map_err(Failure::config)?;
     let begin = async {
         let made = node(&config, metrics, peer_tls).await?;
         let consumers = consumers::begin(&config, &made.node).await.map_err(not_begun)?;
@@ -94,6 +94,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     super::keepers::spawn(&node, &health, &keeper);
     super::drain::watch(&config.drain, &node, &health, &keeper);
+    super::rebalance::watch(&config.rebalance, &node, &health);
     let public = bind(&config.public.listen, "public.listen")?;
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
@@ -137,6 +138,7 @@ async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>)
     let (registrar, store) = registrar?;
     let auth = Some(Arc::new(auth));
     let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
+    node.ages = Ages::new(config.rebalance.max_age_s, config.rebalance.rate_per_s);
     node.registrar = Some(Arc::clone(&registrar));
     let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
     node.courier = Some(Arc::clone(&courier));

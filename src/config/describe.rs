@@ -10,8 +10,20 @@ use super::Config;
 
 const MASK: &str = "********";
 /// Sections in the order in which they are explained.
-pub(super) const SECTIONS: [&str; 11] =
-    ["node", "public", "api", "internal", "peer", "auth", "kafka", "redis", "limits", "drain", "telemetry"];
+pub(super) const SECTIONS: [&str; 12] = [
+    "node",
+    "public",
+    "api",
+    "internal",
+    "peer",
+    "auth",
+    "kafka",
+    "redis",
+    "limits",
+    "drain",
+    "rebalance",
+    "telemetry",
+];
 
 /// The JSON Schema (2020-12) of the configuration file.
 pub fn json_schema() -> Value {

@@ -1,14 +1,13 @@
 //! What people get to see of a connection: log lines and metrics. Ids only, never a payload or a token.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::Node;
+use super::per_second::PerSecond;
 use super::pump::Place;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, ReportKind};
 use crate::session::Now;
 use crate::telemetry::metrics::{
-    DisconnectReason, Initiator, Label, PausedCode, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    DisconnectReason, Initiator, Label, PausedCode, ReceivedType, RefusedCode, SecurityEvent, SentType, ShedReason,
 };
 
 /// How a connection ended.
@@ -56,17 +55,14 @@ impl End {
 /// misbehave at once must not be a thousand writes to a slow disk. What is above is written at level debug.
 const LINES_A_SECOND: u64 = 200;
 
-/// The lines of the present second: that second, and below it in 32 bits their count.
+/// The lines of the present second.
 #[derive(Debug, Default)]
-pub(super) struct Lines(AtomicU64);
+pub(super) struct Lines(PerSecond);
 
 impl Lines {
     /// Whether one more line may be written at `now`.
     fn take(&self, now: Now) -> bool {
-        let second = now.mono_ms / 1_000;
-        let count = |lines: u64| if lines >> 32 == second { lines + 1 } else { second << 32 | 1 };
-        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lines| Some(count(lines)));
-        before.is_ok_and(|lines| count(lines) & u64::from(u32::MAX) <= LINES_A_SECOND)
+        self.0.take(LINES_A_SECOND, now)
     }
 }
 
@@ -98,7 +94,7 @@ pub(super) fn ended(node: &Node, place: &Place, end: End, why: &str, lived_s: u6
         node.metrics.security_events.of(event).inc();
     }
     if end == End::Gateway(CloseReason::Overloaded) {
-        node.metrics.shed.inc();
+        node.metrics.shed.of(ShedReason::Overloaded).inc();
     }
     let key = &place.key;
     let loud = end.is_remarkable() && node.lines.take(now);
@@ -249,7 +245,7 @@ pub(super) const fn words(reason: CloseReason) -> &'static str {
         CloseReason::TryAgainLater => "not now: connect again after the hint",
         CloseReason::HeartbeatLost => "two pings were not answered",
         CloseReason::SlowConsumer => "what is sent here is not read",
-        CloseReason::Moved => "a newer connection of this boot took over",
+        CloseReason::Moved => "moved: connect again, unless a newer connection of this boot is open",
         CloseReason::MaxAge => "the connection is old: connect again",
         CloseReason::Overloaded => "the node holds too much that is not stored: connect again after the hint",
         CloseReason::OverQuota => "the tenant is above its quota: connect again after the hint",

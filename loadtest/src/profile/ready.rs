@@ -19,7 +19,6 @@ ready! {
     "rolling-restart",
     "commands",
     "mixed",
-    "crowd",
     "slow-readers",
     "bad-clients",
     "smart-home",

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::collector::Trouble;
 use super::tally::SharedTally;
 use crate::device::{
     Acked, Answer, Answered, By, Closed, Command, CommandStatus, Connected, Dropped, Error, Goaway, Next, Refused,
@@ -98,12 +97,8 @@ impl Watcher for Watch {
         }
         tally.figures.count(Count::ConnectFailures, 1);
         tally.figures.error(&format!("connecting: {}", error.label()));
-        match error {
-            Error::Refused { status: 401 | 403, .. } | Error::Token(_) => {
-                tally.unwelcome = Some(Trouble::Unwelcome(error.to_string()));
-            }
-            error if error.is_untrusted() => tally.unwelcome = Some(Trouble::Untrusted(error.to_string())),
-            _ => {}
+        if matches!(error, Error::Refused { status: 401 | 403, .. } | Error::Token(_)) {
+            tally.unwelcome = Some(error.to_string());
         }
     }
 
