@@ -11,6 +11,7 @@ mod intake;
 mod orders;
 mod outgoing;
 mod pump;
+mod spans;
 mod traces;
 mod transport;
 mod witness;
@@ -73,7 +74,8 @@ pub struct Node {
     pub courier: Option<Arc<Courier>>,
     /// The applications that are connected by sockets, and their commands.
     pub apps: Apps,
-    /// Whether a device's own `traceparent` goes into its records.
+    /// Whether a `traceparent` that devices and applications bring is believed: it goes into their records, and their traces
+    /// go on here.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
     pub traces: Arc<Traces>,
@@ -84,6 +86,7 @@ pub struct Node {
     stopping: AtomicBool,
     departure: departure::Board,
     lines: witness::Lines,
+    spans: spans::Spans,
 }
 
 impl Node {
@@ -119,6 +122,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             departure: departure::Board::default(),
             lines: witness::Lines::default(),
+            spans: spans::Spans::default(),
         }
     }
 
@@ -243,4 +247,16 @@ pub struct Entry {
 /// and left again, which tells how it ended. To be spawned as it is: the future is the task's whole memory.
 pub fn serve<S: Transport>(stream: S, entry: Entry, node: Arc<Node>) -> impl Future<Output = End> {
     pump::Pump::enter(stream, entry, node)
+}
+
+/// The same of a connection that was accepted at this moment: its handshake becomes a span.
+pub fn serve_since<S: Transport>(
+    stream: S,
+    entry: Entry,
+    node: Arc<Node>,
+    accepted: Instant,
+) -> impl Future<Output = End> {
+    let pump = pump::Pump::enter(stream, entry, node);
+    pump.shook_hands(accepted);
+    pump
 }

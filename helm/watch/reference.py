@@ -25,7 +25,7 @@ GROUPS = [
     ("Records to Kafka", ("publish", "producer", "shutdown")),
     ("Commands", ("command",)),
     ("Between nodes", ("peer", "ownership")),
-    ("The node", ("probe", "runtime", "log", "jwks", "certificate", "build", "process")),
+    ("The node", ("probe", "runtime", "log", "trace", "jwks", "certificate", "build", "process")),
 ]
 
 

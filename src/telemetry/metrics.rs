@@ -8,7 +8,7 @@ mod tally;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
@@ -17,9 +17,11 @@ use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Re
 pub use labels::{
     AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label,
     OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic,
-    ReadOutcome, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    ReadOutcome, ReceivedType, RefusedCode, SecurityEvent, SentType, SpanOutcome,
 };
 pub use tally::Tally;
+
+use super::traces::Tracer;
 
 /// Why the metrics could not be made: two of one name, a mistake in this file.
 pub type MetricsError = prometheus::Error;
@@ -192,6 +194,10 @@ pub struct Series {
     pub peers: IntGauge,
     /// Log lines that could not be written.
     pub log_lines_lost: IntCounter,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: Family<SpanOutcome, IntCounter>,
+    /// What makes them; it goes where the metrics go.
+    tracer: OnceLock<Tracer>,
     probes: Family<ProbePath, Arc<Probe>>,
     runtime_busy_s: Gauge,
     runtime_workers: IntGauge,
@@ -327,6 +333,17 @@ impl Metrics {
         self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
     }
 
+    /// Has spans made from here on; to be told once.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // Told twice the first counts.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// What makes spans; nothing where nobody wants any.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
+    }
+
     /// Adds a runtime whose busy time is reported.
     pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
         if let Ok(mut runtimes) = self.runtimes.lock() {
@@ -410,6 +427,8 @@ impl Series {
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
             log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
+            trace_spans: make.family("trace_spans_total", "Spans of traces, by what became of them.", "outcome")?,
+            tracer: OnceLock::new(),
             probes: Family {
                 series: ProbePath::ALL.iter().map(|path| make.probe(*path)).collect::<Result<_, _>>()?,
                 label: PhantomData,
@@ -478,6 +497,7 @@ mod tests {
         check::<SecurityEvent>();
         check::<CommandOutcome>();
         check::<AnswerOutcome>();
+        check::<SpanOutcome>();
     }
 
     #[test]
@@ -518,6 +538,7 @@ mod tests {
             "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
             "tidegate_revocations 0",
             "tidegate_revocations_readable 0",
+            "tidegate_trace_spans_total{outcome=\"dropped\"} 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

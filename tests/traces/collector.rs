@@ -1,0 +1,146 @@
+//! A collector of traces: OTLP over gRPC on a real port, by the server that the protocol's own definition makes.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::runtime::Runtime;
+use tonic::{Request, Response, Status};
+
+use super::support::wait_for;
+
+/// A span as it came, its ids in hex.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub node: String,
+    pub name: String,
+    pub trace: String,
+    pub span: String,
+    /// Empty: the first of its trace.
+    pub parent: String,
+    /// Trace and span of each.
+    pub links: Vec<(String, String)>,
+    pub kind: i32,
+    pub is_error: bool,
+    pub took: Duration,
+    pub attributes: HashMap<String, String>,
+}
+
+impl Seen {
+    pub fn of(&self, key: &str) -> &str {
+        self.attributes.get(key).map_or("", String::as_str)
+    }
+
+    /// As `traceparent` has it.
+    pub fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", self.trace, self.span)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<Seen>>>);
+
+#[tonic::async_trait]
+impl TraceService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for resource in request.into_inner().resource_spans {
+            let about = attributes(&resource.resource.unwrap_or_default().attributes);
+            assert_eq!(about.get("service.name").map(String::as_str), Some("tidegate"));
+            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.0.lock().unwrap().extend(spans.map(|span| seen(&about["service.instance.id"], span)));
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn seen(node: &str, span: Span) -> Seen {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Seen {
+        node: node.to_owned(),
+        name: span.name,
+        trace: hex(&span.trace_id),
+        span: hex(&span.span_id),
+        parent: hex(&span.parent_span_id),
+        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+        kind: span.kind,
+        is_error: span.status.is_some_and(|status| status.code == 2),
+        took: Duration::from_nanos(span.end_time_unix_nano - span.start_time_unix_nano),
+        attributes: attributes(&span.attributes),
+    }
+}
+
+fn attributes(all: &[KeyValue]) -> HashMap<String, String> {
+    let text = |pair: &KeyValue| match pair.value.clone().and_then(|value| value.value) {
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        other => panic!("{}: {other:?}", pair.key),
+    };
+    all.iter().map(|pair| (pair.key.clone(), text(pair))).collect()
+}
+
+/// A running collector.
+pub struct Collector {
+    address: SocketAddr,
+    kept: Kept,
+    _runtime: Runtime,
+}
+
+impl Collector {
+    pub fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let kept = Kept::default();
+        let server = TraceServiceServer::new(kept.clone());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(server.clone());
+                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service));
+            }
+        });
+        Self { address, kept, _runtime: runtime }
+    }
+
+    /// As the configuration has it.
+    pub fn endpoint(&self) -> String {
+        endpoint(self.address)
+    }
+
+    /// Everything that came so far.
+    pub fn all(&self) -> Vec<Seen> {
+        self.kept.0.lock().unwrap().clone()
+    }
+
+    /// The spans of one trace, as soon as there is one of each of these names.
+    pub fn trace(&self, trace: &str, names: &[&str]) -> Vec<Seen> {
+        let mut found = Vec::new();
+        let what = format!("spans {names:?} of trace {trace}");
+        wait_for(&what, Duration::from_secs(30), || {
+            found = self.all().into_iter().filter(|span| span.trace == trace).collect();
+            names.iter().all(|name| found.iter().any(|span| span.name == *name)).then_some(())
+        });
+        found
+    }
+}
+
+/// Who accepts and never answers: the kernel does, and nobody reads.
+pub fn frozen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, endpoint(address))
+}
+
+fn endpoint(address: SocketAddr) -> String {
+    format!("'http://{address}'")
+}
