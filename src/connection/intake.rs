@@ -196,7 +196,9 @@ impl<S: Transport> Pump<S> {
                 },
                 step => {
                     traces::enter(context, || self.act(step, desk));
-                    span.into_iter().for_each(|mut span| drop(span.fail("refused")));
+                    if let Some(mut span) = span {
+                        span.fail("refused");
+                    }
                 }
             }
             if stopped.is_none() {

@@ -203,14 +203,18 @@ impl Courier {
         let order = match order(command, ask, asked) {
             Ok(order) => order,
             Err(why) => {
-                span.iter_mut().for_each(|span| drop(span.fail(why)));
+                if let Some(span) = &mut span {
+                    span.fail(why);
+                }
                 return traces::within(context, self.fail(device, ask, why)).await;
             }
         };
         if (self.clock)().saturating_duration_since(asked) >= FRESH {
             // The answer came too late to count.
             self.with(device, |line, now_ms| line.not_now(ask, now_ms));
-            span.iter_mut().for_each(|span| drop(span.fail("late")));
+            if let Some(span) = &mut span {
+                span.fail("late");
+            }
             return;
         }
         let posted = self.with(device, |line, now_ms| {

@@ -52,3 +52,85 @@ fn about(span: &mut Span, command: &Command, mailbox: &Mailbox, kind: &'static s
         .set("tidegate.epoch", mailbox.epoch().0)
         .link(TraceContext::of_handshake(mailbox.session()));
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::line::Address;
+    use super::*;
+    use crate::commands::{Life, State};
+    use crate::id::{CommandId, DeviceKey, Epoch};
+
+    fn command(origin: &str, attempts: u32) -> Command {
+        let device = DeviceKey::new("acme", "d-1").unwrap();
+        Command {
+            id: CommandId::of(&device, "app", "k"),
+            device,
+            name: "open".into(),
+            params: b"{}".to_vec(),
+            life: Life {
+                state: State::Sent,
+                reason: None,
+                version: 2,
+                attempts,
+                max_attempts: 5,
+                epoch: Some(Epoch(7)),
+                deadline_ms: 9,
+            },
+            created_ms: 1,
+            requested_by: "app".into(),
+            key: "k".into(),
+            origin: Some(origin.into()),
+            result: None,
+            message: None,
+            history: Vec::new(),
+            late: None,
+            published: false,
+        }
+    }
+
+    #[test]
+    fn a_traced_device_gives_a_command_that_nobody_traces_a_trace_of_its_own() {
+        let metrics = Metrics::new().unwrap();
+        let (tracer, mut spans) = Tracer::new(0.0, metrics.log_lines_lost.clone());
+        let ask = |again| {
+            let to = Address { mailbox: Arc::new(Mailbox::default()), epoch: Epoch(7) };
+            Ask { id: command("gw-1/0f", 1).id, to, again }
+        };
+        let (first, now) = (ask(false), Instant::now());
+        let mut adopted = command("gw-1/0f", 1);
+        first.to.mailbox.set_traced(true);
+        adopt(&metrics, &mut adopted, &first.to.mailbox);
+        assert_eq!(adopted.trace(), None, "nobody wants spans");
+        metrics.trace_with(tracer);
+        adopt(&metrics, &mut adopted, &Mailbox::default());
+        assert_eq!(adopted.trace(), None, "its device is not traced");
+        adopt(&metrics, &mut adopted, &first.to.mailbox);
+        let own = TraceContext::of_command(adopted.id);
+        assert_eq!((adopted.waits(), adopted.trace()), (Some("gw-1/0f"), Some(own)));
+        drop(deliver(&metrics, &adopted, &first, now));
+        drop(deliver(&metrics, &adopted, &ask(true), now));
+        let (root, again) = (spans.try_recv().unwrap(), spans.try_recv().unwrap());
+        assert_eq!((root.context, root.parent, again.parent), (own, None, Some(own)));
+        assert_ne!(again.context.span_id(), own.span_id());
+        assert_eq!(root.links, [TraceContext::of_handshake(first.to.mailbox.session())]);
+    }
+
+    #[test]
+    fn what_the_node_that_accepted_it_began_goes_on_here() {
+        let metrics = Metrics::new().unwrap();
+        let (tracer, mut spans) = Tracer::new(0.0, metrics.log_lines_lost.clone());
+        metrics.trace_with(tracer);
+        let above = TraceContext::draw();
+        let traced = command(&origin("gw-1/0f", Some(above)), 1);
+        assert_eq!((traced.waits(), traced.trace()), (Some("gw-1/0f"), Some(above)));
+        let to = Address { mailbox: Arc::new(Mailbox::default()), epoch: Epoch(7) };
+        drop(deliver(&metrics, &traced, &Ask { id: traced.id, to: to.clone(), again: false }, Instant::now()));
+        assert_eq!(spans.try_recv().unwrap().parent, Some(above));
+        let untraced = command(&origin("gw-1/0f", None), 1);
+        assert_eq!((untraced.waits(), untraced.trace()), (Some("gw-1/0f"), None));
+        assert!(deliver(&metrics, &untraced, &Ask { id: traced.id, to, again: false }, Instant::now()).is_none());
+    }
+}
