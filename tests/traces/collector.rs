@@ -19,28 +19,28 @@ use super::support::wait_for;
 
 /// A span as it came, its ids in hex.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub node: String,
-    pub name: String,
-    pub trace: String,
-    pub span: String,
+pub(crate) struct Seen {
+    pub(crate) node: String,
+    pub(crate) name: String,
+    pub(crate) trace: String,
+    pub(crate) span: String,
     /// Empty: the first of its trace.
-    pub parent: String,
+    pub(crate) parent: String,
     /// Trace and span of each.
-    pub links: Vec<(String, String)>,
-    pub kind: i32,
-    pub is_error: bool,
-    pub took: Duration,
-    pub attributes: HashMap<String, String>,
+    pub(crate) links: Vec<(String, String)>,
+    pub(crate) kind: i32,
+    pub(crate) is_error: bool,
+    pub(crate) took: Duration,
+    pub(crate) attributes: HashMap<String, String>,
 }
 
 impl Seen {
-    pub fn of(&self, key: &str) -> &str {
+    pub(crate) fn of(&self, key: &str) -> &str {
         self.attributes.get(key).map_or("", String::as_str)
     }
 
     /// As `traceparent` has it.
-    pub fn traceparent(&self) -> String {
+    pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-01", self.trace, self.span)
     }
 }
@@ -90,14 +90,14 @@ fn attributes(all: &[KeyValue]) -> HashMap<String, String> {
 }
 
 /// A running collector.
-pub struct Collector {
+pub(crate) struct Collector {
     address: SocketAddr,
     kept: Kept,
     _runtime: Runtime,
 }
 
 impl Collector {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let runtime = Runtime::new().unwrap();
         let kept = Kept::default();
         let server = TraceServiceServer::new(kept.clone());
@@ -113,17 +113,17 @@ impl Collector {
     }
 
     /// As the configuration has it.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         endpoint(self.address)
     }
 
     /// Everything that came so far.
-    pub fn all(&self) -> Vec<Seen> {
+    pub(crate) fn all(&self) -> Vec<Seen> {
         self.kept.0.lock().unwrap().clone()
     }
 
     /// The spans of one trace, as soon as there is one of each of these names.
-    pub fn trace(&self, trace: &str, names: &[&str]) -> Vec<Seen> {
+    pub(crate) fn trace(&self, trace: &str, names: &[&str]) -> Vec<Seen> {
         let mut found = Vec::new();
         let what = format!("spans {names:?} of trace {trace}");
         wait_for(&what, Duration::from_secs(30), || {
@@ -135,7 +135,7 @@ impl Collector {
 }
 
 /// Who accepts and never answers: the kernel does, and nobody reads.
-pub fn frozen() -> (TcpListener, String) {
+pub(crate) fn frozen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, endpoint(address))
