@@ -190,6 +190,8 @@ pub struct TelemetryConfig {
     /// Where traces go: `http://host:port` or `https://host:port` of an OTLP receiver that speaks gRPC, mostly at port 4317.
     /// Empty: none are made. Headers that it wants are read from OTEL_EXPORTER_OTLP_HEADERS.
     pub otlp_endpoint: String,
+    /// The authorities of its certificate, a PEM file. Empty: the system's.
+    pub otlp_ca: PathBuf,
     /// Which part of all messages and commands is traced, 0 to 1; handshakes all are, and so is what has to do with a device
     /// that somebody traces (`PUT /v1/devices/{device}/trace`).
     pub sample_ratio: f64,
@@ -201,7 +203,8 @@ pub struct TelemetryConfig {
 impl Default for TelemetryConfig {
     fn default() -> Self {
         let (log, log_format) = ("info".into(), LogFormat::Json);
-        Self { log, log_format, otlp_endpoint: String::new(), sample_ratio: 0.01, trust_traceparent: false }
+        let (otlp_endpoint, otlp_ca) = (String::new(), PathBuf::new());
+        Self { log, log_format, otlp_endpoint, otlp_ca, sample_ratio: 0.01, trust_traceparent: false }
     }
 }
 
@@ -215,6 +218,11 @@ impl TelemetryConfig {
         if !self.otlp_endpoint.is_empty() && !is_collector(&self.otlp_endpoint) {
             let text = format!("`{}` is no collector's address, as http://collector:4317 is", self.otlp_endpoint);
             add("otlp_endpoint", text);
+        }
+        if !self.otlp_ca.as_os_str().is_empty()
+            && let Some(text) = unreadable(&self.otlp_ca)
+        {
+            add("otlp_ca", text);
         }
         if !(0.0..=1.0).contains(&self.sample_ratio) {
             add("sample_ratio", format!("{} is not within 0 and 1", self.sample_ratio));

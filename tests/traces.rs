@@ -7,12 +7,13 @@ mod collector;
 #[path = "support/support.rs"]
 mod support;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use collector::{Collector, Seen, frozen};
 use serde_json::{Value, json};
 use support::callers::http;
-use support::gateway::{Builder, Gateway};
+use support::gateway::{Builder, Gateway, write_certificate};
 use support::ws::RawClient;
 use support::{ports, wait_for, wait_until};
 
@@ -184,6 +185,26 @@ fn what_a_device_brings_goes_on_here_where_it_is_believed() {
     records.sort_by_key(|record| record.boot_and_seq().map(|(_, seq)| seq));
     let headers: Vec<_> = records.iter().map(|record| record.header("traceparent").to_owned()).collect();
     assert_eq!(headers, [sent.traceparent(), format!("00-{trace}-{span}-00"), String::new()]);
+}
+
+#[test]
+fn a_collector_behind_tls_is_asked_for_its_certificate() {
+    let (mine, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write_certificate(mine.path());
+    write_certificate(others.path());
+    let collector = Collector::start_tls(mine.path());
+    let counted = |ca: &Path, outcome: &str| {
+        let ca = format!("'{}'", ca.join("ca.pem").display());
+        let gateway = traced(Gateway::build(), &collector.endpoint(), "1.0").set("telemetry.otlp_ca", &ca).start();
+        let _device = gateway.device("d-1", "/v1/device?boot=one");
+        wait_until("the handshake's span is counted", SOON, || {
+            gateway.metric("tidegate_trace_spans_total", &[&format!("outcome=\"{outcome}\"")]) > 0.0
+        });
+    };
+    counted(others.path(), "lost");
+    assert!(collector.all().is_empty());
+    counted(mine.path(), "exported");
+    handshake(&collector, "d-1");
 }
 
 /// Sends so many updates in batches, each acked before the next.

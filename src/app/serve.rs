@@ -129,6 +129,7 @@ fn exporter(config: &Config, metrics: &Metrics) -> Result<Option<Exporter>, Fail
     }
     let settings = OtlpSettings {
         endpoint: telemetry.otlp_endpoint.clone(),
+        ca: telemetry.otlp_ca.clone(),
         ratio: telemetry.sample_ratio,
         node: config.node.effective_name(),
     };

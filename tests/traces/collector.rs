@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status};
 
 use super::support::wait_for;
@@ -91,30 +96,55 @@ fn attributes(all: &[KeyValue]) -> HashMap<String, String> {
 
 /// A running collector.
 pub(crate) struct Collector {
-    address: SocketAddr,
+    endpoint: String,
     kept: Kept,
     _runtime: Runtime,
 }
 
 impl Collector {
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that speaks TLS, with the certificate that is in this directory.
+    pub(crate) fn start_tls(dir: &Path) -> Self {
+        let certs = CertificateDer::pem_file_iter(dir.join("cert.pem")).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(dir.join("cert-key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(certs, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let runtime = Runtime::new().unwrap();
         let kept = Kept::default();
         let server = TraceServiceServer::new(kept.clone());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = endpoint(scheme, listener.local_addr().unwrap());
         runtime.spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let service = TowerToHyperService::new(server.clone());
-                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service));
+                let (service, tls) = (TowerToHyperService::new(server.clone()), tls.clone());
+                tokio::spawn(async move {
+                    let http = http2::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(tcp), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(tcp).await else { return };
+                            drop(http.serve_connection(TokioIo::new(stream), service).await);
+                        }
+                    }
+                });
             }
         });
-        Self { address, kept, _runtime: runtime }
+        Self { endpoint, kept, _runtime: runtime }
     }
 
     /// As the configuration has it.
     pub(crate) fn endpoint(&self) -> String {
-        endpoint(self.address)
+        self.endpoint.clone()
     }
 
     /// Everything that came so far.
@@ -138,9 +168,9 @@ impl Collector {
 pub(crate) fn frozen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    (listener, endpoint(address))
+    (listener, endpoint("http", address))
 }
 
-fn endpoint(address: SocketAddr) -> String {
-    format!("'http://{address}'")
+fn endpoint(scheme: &str, address: SocketAddr) -> String {
+    format!("'{scheme}://{address}'")
 }

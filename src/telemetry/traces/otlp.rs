@@ -2,11 +2,13 @@
 //!
 //! A batch that the collector does not take in time is lost and counted: nothing is kept for it, and nothing waits for it.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind as Kind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter, SpanLinks};
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +27,7 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why no spans can be sent.
 #[derive(Debug, thiserror::Error)]
-#[error("`{endpoint}` is no collector's address, as http://collector:4317 is: {why}")]
+#[error("no traces can be sent to `{endpoint}`: {why}")]
 pub struct OtlpError {
     endpoint: String,
     why: String,
@@ -36,6 +38,8 @@ pub struct OtlpError {
 pub struct OtlpSettings {
     /// `http://host:port` or `https://host:port` of an OTLP receiver that speaks gRPC.
     pub endpoint: String,
+    /// The authorities of its certificate, a PEM file. Empty: the system's.
+    pub ca: PathBuf,
     /// Which part of all messages and commands is sampled, 0 to 1.
     pub ratio: f64,
     /// The node's name.
@@ -54,15 +58,15 @@ impl Exporter {
     /// is not there costs spans. To be called on the runtime.
     ///
     /// # Errors
-    /// [`OtlpError`]: the endpoint is no address.
+    /// [`OtlpError`]: the endpoint is no address, or its authorities cannot be read.
     pub fn start(settings: &OtlpSettings, metrics: &Metrics) -> Result<Self, OtlpError> {
-        let no_address = |why: String| OtlpError { endpoint: settings.endpoint.clone(), why };
-        let built = OtlpExporter::builder()
-            .with_tonic()
-            .with_endpoint(settings.endpoint.clone())
-            .with_timeout(TAKEN_WITHIN)
-            .build();
-        let mut exporter = built.map_err(|error| no_address(error.to_string()))?;
+        let failed = |why: String| OtlpError { endpoint: settings.endpoint.clone(), why };
+        let mut builder = OtlpExporter::builder().with_tonic().with_endpoint(settings.endpoint.clone());
+        if settings.endpoint.starts_with("https:") {
+            builder = builder.with_tls_config(tls(&settings.ca).map_err(&failed)?);
+        }
+        let built = builder.with_timeout(TAKEN_WITHIN).build();
+        let mut exporter = built.map_err(|error| failed(error.to_string()))?;
         exporter.set_resource(&resource(&settings.node));
         let (tracer, spans) = Tracer::new(settings.ratio, metrics.trace_spans.of(SpanOutcome::Dropped).clone());
         metrics.trace_with(tracer);
@@ -81,6 +85,15 @@ impl Exporter {
             task.abort();
         }
     }
+}
+
+/// Whom it believes to be the collector: the exporter by itself would believe nobody.
+fn tls(ca: &Path) -> Result<ClientTlsConfig, String> {
+    if ca.as_os_str().is_empty() {
+        return Ok(ClientTlsConfig::new().with_native_roots());
+    }
+    let pem = std::fs::read(ca).map_err(|error| format!("`{}` cannot be read: {error}", ca.display()))?;
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
 }
 
 /// Whose spans they are.
@@ -261,8 +274,15 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_address_is_said_and_a_collector_that_is_not_there_costs_spans() {
         let metrics = Metrics::new().unwrap();
-        let settings = |endpoint: &str| OtlpSettings { endpoint: endpoint.into(), ratio: 1.0, node: "gw-1".into() };
+        let settings = |endpoint: &str| OtlpSettings {
+            endpoint: endpoint.into(),
+            ca: PathBuf::from("nowhere.pem"),
+            ratio: 1.0,
+            node: "gw-1".into(),
+        };
         assert!(Exporter::start(&settings("not an address"), &metrics).is_err());
+        let unreadable = Exporter::start(&settings("https://collector:4317"), &metrics).unwrap_err();
+        assert!(unreadable.to_string().contains("`nowhere.pem` cannot be read"), "{unreadable}");
         assert!(metrics.tracer().is_none());
         // Nobody listens on port 1.
         let exporter = Exporter::start(&settings("http://127.0.0.1:1"), &metrics).unwrap();
