@@ -145,7 +145,7 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
         Agreement::Serve(mut entry) => {
             entry.early = [&parts.read_buf, &unread[..]].concat();
             // A task of its own: this one has the size of everything that was needed to get here.
-            tokio::spawn(connection::serve(stream, entry, Arc::clone(&gate.node)));
+            tokio::spawn(connection::serve_since(stream, entry, Arc::clone(&gate.node), at));
         }
         Agreement::TurnAway(farewell) => connection::turn_away(stream, farewell).await,
     }

@@ -2,8 +2,7 @@
 //!
 //! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
 //! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
-//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The keys of traces come with what they are for and are not
-//! known before.
+//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`.
 
 mod describe;
 mod sources;
@@ -49,7 +48,7 @@ pub struct Config {
     pub drain: DrainConfig,
     /// How a node that has more than its share of the devices lets some go.
     pub rebalance: RebalanceConfig,
-    /// Logs, and later traces.
+    /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }
 
@@ -230,19 +229,62 @@ pub enum LogFormat {
 }
 
 /// The section `telemetry`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// What is logged: a level, or `target=level` joined by commas.
     pub log: String,
     /// How log lines are written: `json` or `text`.
     pub log_format: LogFormat,
+    /// Where traces go: `http://host:port` or `https://host:port` of an OTLP receiver that speaks gRPC, mostly at port 4317.
+    /// Empty: none are made. Headers that it wants are read from OTEL_EXPORTER_OTLP_HEADERS.
+    pub otlp_endpoint: String,
+    /// The authorities of its certificate, a PEM file. Empty: the system's.
+    pub otlp_ca: PathBuf,
+    /// Which part of all messages and commands is traced, 0 to 1; handshakes all are, and so is what has to do with a device
+    /// that somebody traces (`PUT /v1/devices/{device}/trace`).
+    pub sample_ratio: f64,
+    /// Whether a `traceparent` that devices and applications bring is believed: it then goes into Kafka, and where it says
+    /// that it is sampled, its trace goes on here. Whoever may send can then have everything of its own traced.
+    pub trust_traceparent: bool,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log: "info".into(), log_format: LogFormat::Json }
+        let (log, log_format) = ("info".into(), LogFormat::Json);
+        let (otlp_endpoint, otlp_ca) = (String::new(), PathBuf::new());
+        Self { log, log_format, otlp_endpoint, otlp_ca, sample_ratio: 0.01, trust_traceparent: false }
     }
+}
+
+impl TelemetryConfig {
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |key: &str, text: String| problems.push((format!("telemetry.{key}"), text));
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+            add("log", format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
+        }
+        if !self.otlp_endpoint.is_empty() && !is_collector(&self.otlp_endpoint) {
+            let text = format!("`{}` is no collector's address, as http://collector:4317 is", self.otlp_endpoint);
+            add("otlp_endpoint", text);
+        }
+        if !self.otlp_ca.as_os_str().is_empty()
+            && let Some(text) = unreadable(&self.otlp_ca)
+        {
+            add("otlp_ca", text);
+        }
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            add("sample_ratio", format!("{} is not within 0 and 1", self.sample_ratio));
+        }
+        problems
+    }
+}
+
+/// Whether a text is a scheme that can be spoken, a host and a port, and nothing behind them.
+fn is_collector(text: &str) -> bool {
+    let Ok(uri) = text.parse::<http::Uri>() else { return false };
+    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    is_bare && matches!(uri.scheme_str(), Some("http" | "https")) && uri.port_u16().is_some_and(|port| port > 0)
 }
 
 /// One thing that is wrong.
@@ -337,10 +379,8 @@ impl Config {
         if self.drain.rate_per_s == 0 {
             add("drain.rate_per_s", "must be at least 1, or nobody ever leaves");
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
-            add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
-        }
         problems.extend(self.rebalance.problems());
+        problems.extend(self.telemetry.problems());
         problems.extend(self.peer.mistakes());
         problems.extend(peer_files(&self.peer));
         problems.extend(self.kafka.mistakes());

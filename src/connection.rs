@@ -12,6 +12,7 @@ mod orders;
 mod outgoing;
 mod per_second;
 mod pump;
+mod spans;
 mod traces;
 mod transport;
 mod witness;
@@ -77,7 +78,8 @@ pub struct Node {
     pub courier: Option<Arc<Courier>>,
     /// The applications that are connected by sockets, and their commands.
     pub apps: Apps,
-    /// Whether a device's own `traceparent` goes into its records.
+    /// Whether a `traceparent` that devices and applications bring is believed: it goes into their records, and their traces
+    /// go on here.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
     pub traces: Arc<Traces>,
@@ -90,6 +92,7 @@ pub struct Node {
     stopping: AtomicBool,
     departure: departure::Board,
     lines: witness::Lines,
+    spans: spans::Spans,
 }
 
 impl Node {
@@ -126,6 +129,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             departure: departure::Board::default(),
             lines: witness::Lines::default(),
+            spans: spans::Spans::default(),
         }
     }
 
@@ -255,4 +259,16 @@ pub struct Entry {
 /// and left again, which tells how it ended. To be spawned as it is: the future is the task's whole memory.
 pub fn serve<S: Transport>(stream: S, entry: Entry, node: Arc<Node>) -> impl Future<Output = End> {
     pump::Pump::enter(stream, entry, node)
+}
+
+/// The same of a connection that was accepted at this moment: its handshake becomes a span.
+pub fn serve_since<S: Transport>(
+    stream: S,
+    entry: Entry,
+    node: Arc<Node>,
+    accepted: Instant,
+) -> impl Future<Output = End> {
+    let pump = pump::Pump::enter(stream, entry, node);
+    pump.shook_hands(accepted);
+    pump
 }

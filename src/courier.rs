@@ -8,6 +8,7 @@
 
 mod line;
 mod rounds;
+mod spans;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};

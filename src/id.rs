@@ -137,7 +137,7 @@ impl SessionId {
         Self(bits)
     }
 
-    /// Its random bits.
+    /// Its bits. They are evenly spread.
     pub const fn bits(self) -> u64 {
         self.0
     }

@@ -26,6 +26,9 @@ const HOMES: &[(&str, &str)] = &[
     ("jsonwebtoken", "auth"),
     ("redis", "store"),
     ("tonic", "peer"),
+    ("opentelemetry", "telemetry/traces/otlp"),
+    ("opentelemetry_sdk", "telemetry/traces/otlp"),
+    ("opentelemetry_otlp", "telemetry/traces/otlp"),
 ];
 
 const MAX_LINES: usize = 700;
@@ -170,6 +173,7 @@ fn a_planted_fault_is_found() {
         ("connection.rs", "//! x\nuse rdkafka::ClientConfig;", "names rdkafka"),
         ("peer.rs", "//! x\nuse crate::connection::Node;", "uses connection"),
         ("app.rs", "//! x\nuse tonic::Status;", "names tonic"),
+        ("router.rs", "//! x\nuse opentelemetry_sdk::trace::SpanData;", "names opentelemetry_sdk"),
         ("ownership/redis.rs", "//! x\nfn f(value: redis::Value) {}", "names redis"),
         ("session/device.rs", "//! x\nuse std::time::Instant;", "holds Instant"),
         ("id.rs", "use std::fmt;", "open with"),

@@ -68,6 +68,10 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         ("TIDEGATE_KAFKA_TOPIC_PREFIX", "x."),
         ("TIDEGATE_KAFKA__PASSWORD_FILE", "nowhere"),
         ("TIDEGATE_TELEMETRY__LOG_FORMAT", "xml"),
+        ("TIDEGATE_TELEMETRY__OTLP_ENDPOINT", "collector:4317"),
+        ("TIDEGATE_TELEMETRY__OTLP_CA", "nowhere.pem"),
+        ("TIDEGATE_TELEMETRY__SAMPLE_RATIO", "5"),
+        ("TIDEGATE_TELEMETRY__TRUST_TRACEPARENT", "perhaps"),
         // Not ours: Kubernetes sets these for a service called tidegate.
         ("TIDEGATE_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
         ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
@@ -93,6 +97,10 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         "kafka.topic_prefix: is not read from there; did you mean TIDEGATE_KAFKA__TOPIC_PREFIX? (environment variable",
         "kafka.password: its file `nowhere` cannot be read: ",
         "telemetry.log_format: `xml` is none of json, text (environment variable TIDEGATE_TELEMETRY__LOG_FORMAT)",
+        "telemetry.otlp_endpoint: `collector:4317` is no collector's address, as http://collector:4317 is (environment",
+        "telemetry.otlp_ca: `nowhere.pem` cannot be read: ",
+        "telemetry.sample_ratio: 5 is not within 0 and 1 (environment variable TIDEGATE_TELEMETRY__SAMPLE_RATIO)",
+        "telemetry.trust_traceparent: is string \"perhaps\", but must be true or false (environment variable TIDE",
     ];
     for command in ["check-config", "serve"] {
         let output = tidegate(dir.path(), &[command, "--config", "tidegate.toml"], &env);

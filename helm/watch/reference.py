@@ -28,7 +28,7 @@ GROUPS = [
     ("Messages", ("messages",)),
     ("Records to Kafka", ("publish", "producer", "shutdown")),
     ("Commands", ("command",)),
-    ("The node", ("probe", "runtime", "log", "jwks", "certificate", "peer_certificate", "build", "process")),
+    ("The node", ("probe", "runtime", "log", "trace", "jwks", "certificate", "peer_certificate", "build", "process")),
     ("Between nodes", ("peer", "ownership")),
 ]
 

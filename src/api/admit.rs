@@ -118,7 +118,7 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result
     }
     let (key, verified) = verify(gate, wish, peer, door).await?;
     let tenure = match door {
-        PeerKind::Device => claim(gate, wish, &key).await?,
+        PeerKind::Device => claim(gate, wish, &key).await.map_err(|refusal| refusal.of(&key))?,
         PeerKind::App => None,
     };
     Ok(entry(key, verified, wish, door, tenure))
@@ -201,7 +201,7 @@ async fn verify(
         (Identity::Device(_), PeerKind::App) => "this is a device's token: devices use /v1/device",
         (Identity::App(_), PeerKind::Device) => "the token's scope has no `device`",
     };
-    Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
+    Err(Refusal::from(Problem::new(StatusCode::FORBIDDEN, detail)).of(verified.identity.key()))
 }
 
 fn blocked() -> Refusal {

@@ -29,6 +29,7 @@ use crate::socket::tls::{CertReloader, TlsFiles};
 use crate::store::Store;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::otlp::{Exporter, OtlpSettings};
 
 /// The configuration is wrong (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -36,6 +37,9 @@ const EXIT_CONFIG: u8 = 78;
 const EXIT_UNAVAILABLE: u8 = 69;
 /// A node that could not be made known tries again after this.
 const INTRODUCED_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a leaving node tries to have its last spans taken.
+const SPANS_SENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a node did not serve: exit code and text.
 struct Failure(u8, String);
@@ -78,6 +82,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let json = config.telemetry.log_format == LogFormat::Json;
     logs::init(&config.telemetry.log, json, metrics.log_lines_lost.clone())
         .map_err(|error| Failure::config(error.to_string()))?;
+    let exporter = exporter(&config, &metrics)?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
     let peer_tls = peers::tls(&config, &metrics).map_err(Failure::config)?;
@@ -111,7 +116,26 @@ async fn run(config: Config) -> Result<(), Failure> {
     signals.leave().await;
     super::drain::leave(&config, &node, &health, (&keeper, &router), accepting, &mut signals).await;
     consumers.stop().await;
+    if let Some(exporter) = exporter {
+        exporter.stop(SPANS_SENT_WITHIN).await;
+    }
     Ok(())
+}
+
+/// What sends spans, where the configuration says to whom.
+fn exporter(config: &Config, metrics: &Metrics) -> Result<Option<Exporter>, Failure> {
+    let telemetry = &config.telemetry;
+    if telemetry.otlp_endpoint.is_empty() {
+        return Ok(None);
+    }
+    let settings = OtlpSettings {
+        endpoint: telemetry.otlp_endpoint.clone(),
+        ca: telemetry.otlp_ca.clone(),
+        ratio: telemetry.sample_ratio,
+        node: config.node.effective_name(),
+    };
+    let exporter = Exporter::start(&settings, metrics);
+    exporter.map(Some).map_err(|error| Failure::config(format!("telemetry.otlp_endpoint: {error}")))
 }
 
 /// A node that is known to the others.
@@ -140,6 +164,7 @@ async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>)
     let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
     node.ages = Ages::new(config.rebalance.max_age_s, config.rebalance.rate_per_s);
     node.registrar = Some(Arc::clone(&registrar));
+    node.trust_traceparent = config.telemetry.trust_traceparent;
     let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
     node.courier = Some(Arc::clone(&courier));
     let peers = peers::listen(config, peer_tls, &node, courier, &registrar).await.map_err(Failure::other)?;

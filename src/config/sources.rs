@@ -119,6 +119,7 @@ fn explain(kind: &Kind) -> String {
                 "a string" => "a text",
                 "a sequence" => "a list",
                 number if number.starts_with(['u', 'i']) => "a whole number that is not negative",
+                number if number.starts_with('f') => "a number",
                 other => other,
             };
             format!("is {actual}, but must be {wanted}")

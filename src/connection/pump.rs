@@ -199,6 +199,11 @@ impl<S: Transport> Pump<S> {
         }
     }
 
+    /// The handshake is over: what it went through since then, as a span.
+    pub(super) fn shook_hands(&self, accepted: std::time::Instant) {
+        witness::shook_hands(&self.node, &self.place, self.session.kind(), self.wire.encoding, accepted);
+    }
+
     /// One turn: takes what the node left, what time brings and what the peer sent, and writes once.
     fn turn(&mut self, cx: &mut Context<'_>, read: &mut [u8], desk: &mut Desk) -> Poll<End> {
         self.place.mailbox().register(cx.waker());
@@ -289,6 +294,9 @@ impl<S: Transport> Pump<S> {
                     witness::traced_answer(place, &reply, desk.message.len());
                 }
             });
+            if self.place.mailbox().is_sampled() {
+                self.node.spans.settle(self.place.mailbox(), settled);
+            }
         }
         let signals = self.place.mailbox().take_signals();
         if signals.has(Signal::Leave) {
@@ -508,6 +516,9 @@ impl<S> Drop for Pump<S> {
     fn drop(&mut self) {
         self.place.seat.unpark(self.counted as usize);
         self.count_gone();
+        if self.place.mailbox().is_sampled() {
+            self.node.spans.left(self.place.mailbox());
+        }
         let (metrics, kind) = (&self.node.metrics, self.session.kind());
         let (state, end) = match self.state {
             State::Closing { end, .. } => (ConnectionState::Closing, end),

@@ -1,14 +1,20 @@
 //! What people get to see of a connection: log lines and metrics. Ids only, never a payload or a token.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 use super::Node;
 use super::per_second::PerSecond;
 use super::pump::Place;
+use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, ReportKind};
 use crate::session::Now;
 use crate::telemetry::metrics::{
-    DisconnectReason, Initiator, Label, PausedCode, ReceivedType, RefusedCode, SecurityEvent, SentType, ShedReason,
+    DisconnectReason, Initiator, Label, PausedCode, PeerKind, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    ShedReason,
 };
+use crate::telemetry::traces::{SpanKind, TraceContext};
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +86,25 @@ pub(super) fn connected(place: &Place) {
         session = %place.id(), tenant = key.tenant(), device = key.device(), boot = place.boot().as_str(),
         epoch = place.epoch().0, "connected"
     );
+}
+
+/// A handshake that began at that moment has led to a connection.
+pub(super) fn shook_hands(node: &Node, place: &Place, kind: PeerKind, encoding: Encoding, accepted: Instant) {
+    let Some(tracer) = node.metrics.tracer() else { return };
+    let (name, route) = match kind {
+        PeerKind::Device => ("GET /v1/device", "/v1/device"),
+        PeerKind::App => ("GET /v1/app", "/v1/app"),
+    };
+    let mut span = tracer.root(name, SpanKind::Server, TraceContext::of_handshake(place.id()));
+    span.since(accepted)
+        .set("http.request.method", "GET")
+        .set("http.route", route)
+        .set("http.response.status_code", 101_u64)
+        .set("tidegate.tenant", place.key.tenant().to_owned())
+        .set("tidegate.device", place.key.device().to_owned())
+        .set("tidegate.session", place.id().to_string())
+        .set("tidegate.epoch", place.epoch().0)
+        .set("tidegate.encoding", encoding.subprotocol());
 }
 
 /// A connection has ended, as far as the gateway is concerned.

@@ -19,6 +19,7 @@ use crate::ownership::NodeLife;
 use crate::receipts::{Receipts, Seat};
 use crate::sync::lock;
 use crate::telemetry::metrics::{CommandOutcome, CommandRoute, EventLoss, Metrics};
+use crate::telemetry::traces::{TraceContext, TraceText};
 
 /// When it is tried again what found no room.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -50,6 +51,8 @@ struct Outgoing {
     event: CommandEvent,
     /// Of an end: what metrics show.
     end: Option<End>,
+    /// Of one that is sampled.
+    trace: Option<TraceContext>,
 }
 
 #[derive(Clone, Copy)]
@@ -98,7 +101,7 @@ impl Outgoing {
         let epoch = command.history.last().and_then(|turn| turn.epoch).unwrap_or(Epoch(0));
         let event = command.event();
         let end = outcome(command).map(|outcome| End::of(command, outcome, me));
-        Self { id: command.id, epoch, event, end }
+        Self { id: command.id, epoch, event, end, trace: command.trace() }
     }
 
     fn name(&self) -> (CommandId, u32) {
@@ -107,7 +110,7 @@ impl Outgoing {
 }
 
 fn route(command: &Command, me: &NodeLife) -> CommandRoute {
-    let accepted_here = command.origin.as_deref().is_none_or(|origin| NodeLife::parse(origin).as_ref() == Some(me));
+    let accepted_here = command.waits().is_none_or(|life| NodeLife::parse(life).as_ref() == Some(me));
     match command.life.attempts {
         0 => CommandRoute::Queued,
         _ if accepted_here => CommandRoute::Local,
@@ -178,6 +181,7 @@ impl Desk {
             let Some(next) = self.waiting.front() else { return true };
             let bytes = next.event.value.len();
             let Some(ticket) = seat.ticket(number, bytes) else { return false };
+            let trace = next.trace.map(TraceContext::text);
             let record = Record {
                 topic: Topic::CommandEvents,
                 kind: Kind::Command { id: next.id, version: next.event.version },
@@ -187,7 +191,7 @@ impl Desk {
                 timestamp_ms: None,
                 received_ms: next.event.at_ms,
                 epoch: next.epoch,
-                traceparent: None,
+                traceparent: trace.as_ref().map(TraceText::as_str),
                 value: &next.event.value,
             };
             if log.append(&record, ticket).is_err() {

@@ -9,7 +9,7 @@ mod tally;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
@@ -18,11 +18,13 @@ pub use labels::{
     AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, CutShort, DisconnectReason,
     EventLoss, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath,
     PublishOutcome, PublishTopic, ReadOutcome, Readiness, RebalanceState, ReceivedType, RefusedCode, SecurityEvent,
-    SentType, ShedReason,
+    SentType, ShedReason, SpanOutcome,
 };
 use make::Maker;
 pub use make::{Family, Grid, Metric};
 pub use tally::Tally;
+
+use super::traces::Tracer;
 
 /// Why the metrics could not be made: two of one name, a mistake in this file.
 pub type MetricsError = prometheus::Error;
@@ -168,6 +170,10 @@ pub struct Series {
     pub peers: IntGauge,
     /// Log lines that could not be written.
     pub log_lines_lost: IntCounter,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: Family<SpanOutcome, IntCounter>,
+    /// What makes them; it goes where the metrics go.
+    tracer: OnceLock<Tracer>,
     probes: Family<ProbePath, Arc<Probe>>,
     runtime_busy_s: Gauge,
     runtime_workers: IntGauge,
@@ -248,6 +254,17 @@ impl Metrics {
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
         self.peer_requests.of(outcome).inc();
         self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
+    }
+
+    /// Has spans made from here on; to be told once.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // Told twice the first counts.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// What makes spans; nothing where nobody wants any.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
     }
 
     /// Adds a runtime whose busy time is reported.
@@ -349,6 +366,8 @@ impl Series {
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
             log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
+            trace_spans: make.family("trace_spans_total", "Spans of traces, by what became of them.", "outcome")?,
+            tracer: OnceLock::new(),
             probes: Family {
                 series: ProbePath::ALL.iter().map(|path| probe(&make, *path)).collect::<Result<_, _>>()?,
                 label: PhantomData,
@@ -432,6 +451,7 @@ mod tests {
         check::<Readiness>();
         check::<CutShort>();
         check::<EventLoss>();
+        check::<SpanOutcome>();
     }
 
     #[test]
@@ -486,6 +506,7 @@ mod tests {
             "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
             "tidegate_revocations 0",
             "tidegate_revocations_readable 0",
+            "tidegate_trace_spans_total{outcome=\"dropped\"} 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

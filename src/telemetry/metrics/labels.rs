@@ -50,6 +50,16 @@ labels! {
         App = "app",
     }
 
+    /// What became of a span.
+    SpanOutcome {
+        /// A collector took it.
+        Exported = "exported",
+        /// Too many waited.
+        Dropped = "dropped",
+        /// The collector did not take it in time, or refused it.
+        Lost = "lost",
+    }
+
     /// What became of a record of the topic of commands.
     ReadOutcome {
         /// A command, or one that was taken before.
