@@ -1,6 +1,5 @@
 //! What people get to see of a connection: log lines and metrics. Ids only, never a payload or a token.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::Node;
