@@ -55,7 +55,7 @@ pub(super) fn checks(options: &Options, seen: &Seen, summary: &Summary) -> Resul
     for drained in &seen.drained {
         checks.extend(drain(options, drained));
     }
-    let refused = summary.errors("refused with 503");
+    let refused = summary.errors("connecting: refused with 503");
     checks.push(Check::zero("handshakes that devices saw refused with 503, in all", refused));
     if let Some(back) = seen.killed {
         checks.push(back_in_time("after the SIGKILL all devices are back", back));
