@@ -177,11 +177,11 @@ enum Balancer {
 #[derive(Debug, Clone, Copy)]
 enum Manners {
     /// At the hint, and are elsewhere at once.
-    AtTheHint,
+    Obedient,
     /// At once, and come back at the hint.
-    AtOnce,
+    Hasty,
     /// Not before the deadline.
-    AtTheDeadline,
+    Stubborn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -256,15 +256,15 @@ impl World {
         let hint_ms = 500 + self.random.u64(..=(2 * self.devices[node]).clamp(1_000, GRACE_MS / 2 - 500));
         let mut at = |after_ms: u64, what| self.events.push(Reverse((self.now_ms + after_ms, what)));
         match self.manners {
-            Manners::AtTheHint => {
+            Manners::Obedient => {
                 at(hint_ms, Happens::Leaves(node));
                 at(hint_ms, Happens::Comes);
             }
-            Manners::AtOnce => {
+            Manners::Hasty => {
                 at(0, Happens::Leaves(node));
                 at(hint_ms, Happens::Comes);
             }
-            Manners::AtTheDeadline => {
+            Manners::Stubborn => {
                 at(GRACE_MS, Happens::Leaves(node));
                 at(GRACE_MS + hint_ms / 10, Happens::Comes);
             }
@@ -312,7 +312,7 @@ fn balancers() -> impl Strategy<Value = Balancer> {
 }
 
 fn manners() -> impl Strategy<Value = Manners> {
-    prop_oneof![Just(Manners::AtTheHint), Just(Manners::AtOnce), Just(Manners::AtTheDeadline)]
+    prop_oneof![Just(Manners::Obedient), Just(Manners::Hasty), Just(Manners::Stubborn)]
 }
 
 proptest! {
@@ -345,7 +345,7 @@ proptest! {
 
 #[test]
 fn two_nodes_do_not_send_devices_to_each_other_for_ever_where_the_third_gets_none() {
-    let mut world = World::new(&[6_000, 6_000], Balancer::RoundRobin, Manners::AtOnce, 7);
+    let mut world = World::new(&[6_000, 6_000], Balancer::RoundRobin, Manners::Hasty, 7);
     // The load balancer knows two nodes; the membership has a third.
     world.said.push(0);
     let mut told = Vec::new();
