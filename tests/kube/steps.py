@@ -156,8 +156,7 @@ def rebalance_keys():
     section = schema["properties"].get("rebalance")
     if not section:
         return None
-    keys = schema["$defs"][section["$ref"].rsplit("/", 1)[-1]]["properties"]
-    return {key: value for key, value in {"minimum": 50, "settle_s": 10}.items() if key in keys}
+    return {key: value for key, value in {"minimum": 50, "settle_s": 10}.items() if key in section["properties"]}
 
 
 def grow():
