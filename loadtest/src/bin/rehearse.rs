@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long)]
     rebalance: bool,
     /// How HAProxy chooses among nodes.
-    #[arg(long, default_value = "roundrobin", value_parser = ["roundrobin", "leastconn"])]
+    #[arg(long, default_value = "leastconn", value_parser = ["roundrobin", "leastconn"])]
     balance: String,
     /// Lines at the end of each node's configuration.
     #[arg(long, default_value = "")]
