@@ -93,6 +93,8 @@ pub struct Options {
     pub pre_stop: Duration,
     /// How long HAProxy takes to notice, in whole seconds: as many failed checks, one a second.
     pub lag_s: u64,
+    /// How HAProxy chooses among nodes: `leastconn`, or `roundrobin`, much as a Service of Kubernetes does.
+    pub balance: String,
     /// `drain.propagation_s`.
     pub propagation_s: u64,
     /// `drain.rate_per_s`.

@@ -25,6 +25,9 @@ struct Arguments {
     /// The nodes rebalance after the scale-out, and their shares are checked.
     #[arg(long)]
     rebalance: bool,
+    /// How HAProxy chooses among nodes.
+    #[arg(long, default_value = "leastconn", value_parser = ["roundrobin", "leastconn"])]
+    balance: String,
     /// Lines at the end of each node's configuration.
     #[arg(long, default_value = "")]
     node_config: String,
@@ -69,6 +72,7 @@ impl Arguments {
             restarts: if whole { 3 } else { 1 },
             pre_stop: Duration::from_secs(pick(5, 1)),
             lag_s: pick(4, 3),
+            balance: self.balance.clone(),
             propagation_s: pick(10, 8),
             rate_per_s: self.rate.unwrap_or(if whole { 100 } else { 30 }),
             budget_s: pick(120, 30),

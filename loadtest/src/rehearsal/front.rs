@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::program::{Program, free};
-use super::{RehearsalError, Spot};
+use super::{Options, RehearsalError, Spot};
 
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
@@ -27,7 +27,8 @@ pub(super) struct Front {
 impl Front {
     /// In front of all these places, of which none counts before [`Front::add`]. `lag_s` failed checks, one a second, make a
     /// node one that gets nothing new.
-    pub(super) fn start(dir: &Path, spots: &[Spot], lag_s: u64, devices: u32) -> Result<Self, RehearsalError> {
+    pub(super) fn start(options: &Options, dir: &Path, spots: &[Spot]) -> Result<Self, RehearsalError> {
+        let Options { lag_s, devices, balance, .. } = options;
         let address = free(Ipv4Addr::LOCALHOST)?;
         // Paths of sockets are short, and the directory's may be long.
         let socket = std::env::temp_dir().join(format!("rehearsal-{:08x}.sock", fastrand::u32(..)));
@@ -37,7 +38,7 @@ impl Front {
              defaults\n    mode tcp\n    maxconn {connections}\n    retries 0\n\
              \x20   timeout connect 5s\n    timeout client 10m\n    timeout server 10m\n\
              frontend public\n    bind {address}\n    default_backend nodes\n\
-             backend nodes\n    balance roundrobin\n    option httpchk GET /readyz\n    http-check expect status 200\n",
+             backend nodes\n    balance {balance}\n    option httpchk GET /readyz\n    http-check expect status 200\n",
             socket.display()
         );
         for Spot { name, public, internal, .. } in spots {

@@ -72,7 +72,7 @@ impl<'a> Stage<'a> {
         let (site, results) = (options.out.join("nodes"), options.out.join("load"));
         let files = Files::make(options, &site)?;
         let all = spots(options.nodes_ever())?;
-        let front = Front::start(&site, &all, options.lag_s, options.devices)?;
+        let front = Front::start(options, &site, &all)?;
         let (watch, mut nodes, mut spots) = (Watch::start(), Vec::new(), all.into_iter());
         for spot in spots.by_ref().take(NODES) {
             nodes.push(begin(options, &files, &front, &watch, &spot)?);
