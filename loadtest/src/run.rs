@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch as channel;
+use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use collector::Trouble;
@@ -45,8 +45,13 @@ use tally::Sample;
 use target::Target;
 use timeline::Timeline;
 
+/// How many devices of a process connect at once: so few that one core finishes their handshakes long before the 10 s that
+/// a gateway gives each. Without a bound 60,000 devices on two cores lost their connections one by one and never came back.
+const CONNECTING: usize = 512;
 /// How long closing may take after everything was waited for.
 const CLOSING: Duration = Duration::from_secs(12);
+/// How much longer workers whose devices do not close have to hand over what they noted.
+const HANDING_OVER: Duration = Duration::from_secs(60);
 
 /// Everything a run is told.
 #[derive(Debug, Clone)]
@@ -281,13 +286,17 @@ impl Run {
         // Nobody is there who could settle anything.
         self.drivers.order(if trouble.is_some() { Order::Abort } else { Order::Finish });
         let patience = Duration::from_secs_f64(self.settings.profile.drain_s) + CLOSING;
-        let until = Instant::now() + patience;
+        let (until, mut late) = (Instant::now() + patience, false);
         while !self.drivers.is_over() {
             ticks.tick().await;
             self.second("draining", show);
-            if Instant::now() > until {
-                self.collector.warn("devices did not close in time");
+            if Instant::now() > until + HANDING_OVER {
                 break;
+            }
+            if !late && Instant::now() > until {
+                late = true;
+                self.collector.warn("devices did not close in time");
+                self.drivers.order(Order::Abort);
             }
         }
         self.second("draining", show);
@@ -322,6 +331,7 @@ impl Run {
         let (kafka, marks) = (self.settings.kafka.clone()?, self.marks.take()?);
         if let Drivers::Crew(crew) = &mut self.drivers {
             crew.ledgers(&self.ledger);
+            crew.news().into_iter().for_each(|text| self.collector.warn(text));
         }
         let (told, read) = channel::channel((0, 0));
         let (ledger, within) = (Arc::clone(&self.ledger), self.settings.check_within);
@@ -407,6 +417,7 @@ async fn start(
         targets,
         sources: settings.sources.clone(),
         identities,
+        turns: Arc::new(Semaphore::new(CONNECTING)),
         ledger: Arc::clone(ledger),
         noted: settings.kafka.is_some(),
         run,

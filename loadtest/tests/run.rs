@@ -188,6 +188,18 @@ fn tokens_the_gateway_does_not_take_are_exit_code_77_with_its_words() {
 }
 
 #[test]
+fn a_certificate_of_an_authority_that_is_not_trusted_ends_the_run_at_once_with_69() {
+    let scratch = Scratch::new();
+    let key = world::key_in(scratch.path());
+    let target = format!("wss://localhost:{}", world::tls_server());
+    let done = LoadTester::bare(["run", "steady", "--target", &target, "--devices", "5", "--duration", "120s"])
+        .args(["--signing-key", key.to_str().unwrap()])
+        .finish(LONG);
+    assert_eq!(done.code, Some(69), "{done}");
+    assert!(done.stderr.contains("certificate is not trusted") && done.stderr.contains("--ca"), "{done}");
+}
+
+#[test]
 fn bad_input_is_exit_code_2_and_says_what_to_do() {
     let gateway = Gateway::start(&[]);
     let scratch = Scratch::new();

@@ -36,6 +36,9 @@ use crate::telemetry::metrics::Metrics;
 const FEATURES: [&str; 3] = ["ssl", "sasl_scram", "sasl_oauthbearer"];
 /// One question for the topics; several are asked within the time to start.
 const METADATA_TRY: Duration = Duration::from_secs(5);
+/// How long a broker may not have heard of a topic that another one just made: a start right after `tidegate topics
+/// --apply` waits for it, and one without topics says so after it.
+const KNOWN_WITHIN: Duration = Duration::from_secs(3);
 /// How long a start waits to hear that it may write.
 const ALLOWED_TRY: Duration = Duration::from_secs(5);
 
@@ -349,12 +352,13 @@ fn check_topics(config: &KafkaConfig, names: &[String], timeout: Duration) -> Re
     let asking: BaseConsumer<Listener> = client_of(config, client)?;
     let end = Instant::now() + timeout;
     for name in names {
+        let known = Instant::now() + KNOWN_WITHIN;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match asking.fetch_metadata(Some(name), left.clamp(Duration::from_millis(100), METADATA_TRY)) {
                 Ok(found) => match verdict(&found, name) {
                     Ok(()) => break,
-                    Err(reason) if is_settling(reason) && !left.is_zero() => {
+                    Err(reason) if is_settling(reason, known) && !left.is_zero() => {
                         std::thread::sleep(Duration::from_millis(100));
                     }
                     Err(reason) => {
@@ -389,9 +393,13 @@ fn verdict(found: &Metadata, name: &str) -> Result<(), RDKafkaErrorCode> {
     }
 }
 
-/// Errors of a topic that was only just made.
-const fn is_settling(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::LeaderNotAvailable)
+/// Errors of a topic that was only just made: until `known` a broker may not have heard of it.
+fn is_settling(code: RDKafkaErrorCode, known: Instant) -> bool {
+    match code {
+        RDKafkaErrorCode::LeaderNotAvailable => true,
+        RDKafkaErrorCode::UnknownTopicOrPartition => Instant::now() < known,
+        _ => false,
+    }
 }
 
 fn unreachable(

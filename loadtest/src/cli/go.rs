@@ -126,7 +126,9 @@ fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Thres
         Some(Trouble::Unwelcome(text)) => {
             outcome.warnings.push(format!("the run ended early: the gateway takes none of the tokens: {text}"))
         }
-        Some(Trouble::Gone(text)) => outcome.warnings.push(format!("the run ended early: {text}")),
+        Some(Trouble::Untrusted(text) | Trouble::Gone(text)) => {
+            outcome.warnings.push(format!("the run ended early: {text}"))
+        }
         None => {}
     }
     outcome.thresholds = threshold::judge(thresholds, outcome);
@@ -144,6 +146,9 @@ fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Thres
             ),
             UNWELCOME,
         ),
+        (Some(Trouble::Untrusted(text)), _) => {
+            complain(&format!("the target's certificate is not trusted: {text} Look at --ca"), UNREACHABLE)
+        }
         (Some(Trouble::Gone(text)), _) => complain(&format!("the target is gone: {text}"), UNREACHABLE),
         (None, Some(why)) => complain(&format!("the ledger could not be checked: {why}"), UNREACHABLE),
         (None, None) if finished.incomplete => complain("the run is incomplete: see the warnings", FAILED),

@@ -72,6 +72,13 @@ impl Error {
         }
     }
 
+    /// Whether the gateway's certificate is what is wrong: another authority's, expired, for another name.
+    pub fn is_untrusted(&self) -> bool {
+        let Self::Tls(error) = self else { return false };
+        let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(rustls, Some(rustls::Error::InvalidCertificate(_)))
+    }
+
     /// Whether trying again with nothing changed can help: false for what is wrong with the options, the token or the URL.
     pub const fn is_retryable(&self) -> bool {
         match self {

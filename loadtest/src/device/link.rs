@@ -47,8 +47,12 @@ pub(super) struct Opened {
     pub(super) tls: Option<Duration>,
 }
 
-/// Connects and awaits the `welcome`, all within the time the options allow.
+/// Connects when it is its turn, and awaits the `welcome` within the time the options allow.
 pub(super) async fn open(options: Arc<Options>, boot: Arc<str>, fresh: bool, key: [u8; 16]) -> Result<Opened, Error> {
+    let _turn = match &options.turns {
+        Some(turns) => turns.acquire().await.ok(),
+        None => None,
+    };
     let opening = async {
         let token = token(&options.token, &options.device_id, fresh).await.map_err(Error::Token)?;
         let stream::Opened { mut stream, began, tls } = stream::open(&options).await?;

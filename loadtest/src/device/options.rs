@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Uri;
 use rustls::ClientConfig;
 use tidegate::protocol::Encoding;
+use tokio::sync::Semaphore;
 
 /// A token being fetched.
 pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
@@ -184,6 +185,9 @@ pub struct Options {
     pub reconnect: Reconnect,
     /// Does not connect before [`crate::device::Handle::connect`].
     pub starts_offline: bool,
+    /// Its attempts to connect wait for one of these: devices that share a processor and all connect at once would spend it
+    /// on handshakes that none of them finishes in time. No bound where there is none.
+    pub turns: Option<Arc<Semaphore>>,
     /// From the first SYN to the `welcome`, else the attempt failed.
     pub connect_timeout: Duration,
     /// With something unacked, not paused, and no ack for this long it reconnects.
@@ -223,6 +227,7 @@ impl Options {
             batch: 64,
             reconnect: Reconnect::Advised,
             starts_offline: false,
+            turns: None,
             connect_timeout: Duration::from_secs(20),
             ack_timeout: Duration::from_secs(60),
             manners: Manners::Good,

@@ -19,6 +19,7 @@ ready! {
     "rolling-restart",
     "commands",
     "mixed",
+    "crowd",
     "slow-readers",
     "bad-clients",
     "smart-home",

@@ -20,10 +20,12 @@ const UNWELCOME: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a run is not gone on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Trouble {
     /// The gateway takes none of the tokens.
     Unwelcome(String),
+    /// The gateway's certificate is not trusted.
+    Untrusted(String),
     /// Nobody answers any more.
     Gone(String),
 }
@@ -44,7 +46,7 @@ pub(super) struct Collector {
     /// Bits of the last seconds: late, busy.
     late: u32,
     busy: u32,
-    unwelcome: Option<String>,
+    unwelcome: Option<Trouble>,
     /// When a device was last connected.
     heard: Instant,
     /// When one could not connect.
@@ -84,8 +86,8 @@ impl Collector {
     pub(super) fn take(&mut self, sample: &Sample, phase: &str, now: Instant) -> Progress {
         Arc::make_mut(&mut self.figures).merge(&sample.figures);
         self.judge(sample);
-        if let Some(text) = &sample.unwelcome {
-            self.unwelcome = Some(text.clone());
+        if sample.unwelcome.is_some() {
+            self.unwelcome.clone_from(&sample.unwelcome);
         }
         if sample.gauges.connected > 0 || sample.counted(Count::Connects) > 0 {
             self.heard = now;
@@ -168,11 +170,11 @@ impl Collector {
     pub(super) fn trouble(&self, now: Instant) -> Option<Trouble> {
         let (connects, failures) =
             (self.figures.counted(Count::Connects), self.figures.counted(Count::ConnectFailures));
-        if let Some(text) = &self.unwelcome
+        if self.unwelcome.is_some()
             && connects == 0
             && (failures >= UNWELCOME || now.saturating_duration_since(self.began) > PATIENCE)
         {
-            return Some(Trouble::Unwelcome(text.clone()));
+            return self.unwelcome.clone();
         }
         let silent = now.saturating_duration_since(self.heard);
         // Devices that sleep are silent too, and do not fail to connect.
@@ -221,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_gateway_that_takes_no_token_is_known_at_once_but_not_after_it_took_one() {
-        let refused = Sample { unwelcome: Some("refused with 401".into()), ..sample(0, 0, 3) };
+        let refused = Sample { unwelcome: Some(Trouble::Unwelcome("refused with 401".into())), ..sample(0, 0, 3) };
         let mut first = collector();
         let now = first.began;
         first.take(&refused, "", now);

@@ -21,6 +21,7 @@ use tokio::time::{timeout, timeout_at};
 
 pub use worker::{WorkerSettings, work};
 
+use super::collector::Trouble;
 use super::shard::Order;
 use super::tally::{Gauges, Sample};
 use super::{Settings, Workers};
@@ -93,7 +94,7 @@ impl Job {
 struct Known {
     figures: Figures,
     gauges: Gauges,
-    unwelcome: Option<String>,
+    unwelcome: Option<Trouble>,
     cpu: f64,
     ledger: Option<Vec<u8>>,
     done: bool,
@@ -238,11 +239,14 @@ impl Crew {
         self.members.len() as u64
     }
 
-    /// Merges what they noted; what one of them noted that was lost is missing.
+    /// Merges what they noted. One that handed nothing over is lost: the verdict knows nothing of its devices.
     pub(super) fn ledgers(&mut self, ledger: &Ledger) {
         for member in &self.members {
             let mut known = lock(&member.known);
-            let Some(bytes) = known.ledger.take() else { continue };
+            let Some(bytes) = known.ledger.take() else {
+                known.lost.get_or_insert_with(|| "a worker did not hand over its ledger in time".to_owned());
+                continue;
+            };
             match Ledger::from_bytes(&bytes) {
                 Ok(other) => ledger.merge(other),
                 Err(error) => known.lost = Some(format!("a worker's ledger: {error}")),

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::collector::Trouble;
 use crate::figures::{Count, Figures};
 
 /// What is counted in one thread.
@@ -11,8 +12,8 @@ pub(super) struct Tally {
     pub(super) gauges: Gauges,
     /// Set once the run's own end begins: connections that end from now on are not counted.
     pub(super) ending: bool,
-    /// Attempts refused with 401 or 403, and what the gateway last said about it.
-    pub(super) unwelcome: Option<String>,
+    /// What no further attempt would mend: refused with 401 or 403, or a certificate that is not trusted.
+    pub(super) unwelcome: Option<Trouble>,
 }
 
 /// What is there at the moment.
@@ -63,8 +64,8 @@ pub(super) struct Sample {
     pub(super) figures: Figures,
     /// How things stand at its end.
     pub(super) gauges: Gauges,
-    /// What a gateway said that takes no token.
-    pub(super) unwelcome: Option<String>,
+    /// What no further attempt would mend.
+    pub(super) unwelcome: Option<Trouble>,
     /// CPU time the generator used in it, as a share of the threads it has.
     pub(super) cpu: f64,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::collector::Trouble;
 use super::tally::SharedTally;
 use crate::device::{
     Acked, Answer, Answered, By, Closed, Command, CommandStatus, Connected, Dropped, Error, Goaway, Next, Refused,
@@ -97,8 +98,12 @@ impl Watcher for Watch {
         }
         tally.figures.count(Count::ConnectFailures, 1);
         tally.figures.error(&format!("connecting: {}", error.label()));
-        if matches!(error, Error::Refused { status: 401 | 403, .. } | Error::Token(_)) {
-            tally.unwelcome = Some(error.to_string());
+        match error {
+            Error::Refused { status: 401 | 403, .. } | Error::Token(_) => {
+                tally.unwelcome = Some(Trouble::Unwelcome(error.to_string()));
+            }
+            error if error.is_untrusted() => tally.unwelcome = Some(Trouble::Untrusted(error.to_string())),
+            _ => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -116,6 +117,30 @@ fn topics(brokers: &str, prefix: &str) {
         rdkafka::ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap();
+}
+
+/// The port on `localhost` of a server with a certificate that nobody trusts; it serves until the process ends.
+pub fn tls_server() -> u16 {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut server = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            // The client gives up in the middle: that is what this is for.
+            drop(server.complete_io(&mut stream));
+        }
+    });
+    port
 }
 
 /// The load tester, about to be started.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Job;
 use crate::figures::Figures;
+use crate::run::collector::Trouble;
 use crate::run::tally::Gauges;
 
 /// Of all this. Both sides must have the same.
@@ -33,7 +34,7 @@ pub(super) struct Start {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) gauges: Gauges,
-    pub(super) unwelcome: Option<String>,
+    pub(super) unwelcome: Option<Trouble>,
     pub(super) cpu: f64,
 }
 
@@ -148,7 +149,7 @@ mod tests {
     async fn frames_come_back_as_they_were() {
         let mut figures = Figures::default();
         figures.count(Count::Acked, 7);
-        let told = Told { unwelcome: Some("no".into()), cpu: 0.5, ..Told::default() };
+        let told = Told { unwelcome: Some(Trouble::Unwelcome("no".into())), cpu: 0.5, ..Told::default() };
         let mut bytes = Vec::new();
         write(&mut bytes, &Frame::Sample { told: told.clone(), figures: Box::new(figures) }).await.unwrap();
         write(&mut bytes, &Frame::Failed("why".into())).await.unwrap();
