@@ -120,6 +120,9 @@ fn explain(kind: &Kind, shown: bool) -> String {
                 "a boolean" => "true or false",
                 "a string" => "a text",
                 "a sequence" => "a list",
+                "struct IssuerConfig" => {
+                    "a list of issuers, in the environment as JSON: [{\"jwks\":\"…\",\"issuer\":\"…\"}]"
+                }
                 number if number.starts_with(['u', 'i']) => "a whole number that is not negative",
                 other => other,
             };

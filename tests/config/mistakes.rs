@@ -108,7 +108,7 @@ fn neighbours() -> Vec<Row> {
         ("auth.leeway_s", File(&[("auth.leeway_s", "900")]), "must lie between 0 and 300"),
         ("auth.algorithms", Env("AUTH__ALGORITHMS", "ES256,HS512"), "`HS512` is none of ES256, RS256, EdDSA, HS256"),
         ("auth.tenants", File(&[("auth.tenants", "['a/b']")]), "is no id: 1 to 128 of"),
-        ("auth.issuers", Env("AUTH__ISSUERS", "[{\"jwks\":"), "must be a list"),
+        ("auth.issuers", Env("AUTH__ISSUERS", "[{\"jwks\":"), "must be a list of issuers, in the environment as JSON"),
         ("redis.urls", Alone(&[("redis.urls", "[]")]), "is empty: name at least one, as redis://host:6379"),
         ("redis.urls", Alone(&[("redis.urls", "'redis://r1'")]), "must be a list"),
         ("redis.urls", Alone(&[("redis.urls", "['http://r1']")]), "entry 1 is not as redis://host:6379"),
@@ -123,7 +123,7 @@ fn neighbours() -> Vec<Row> {
             "take it away or change the mode",
         ),
         ("redis.password", File(&[("redis.username", "'gateway'")]), "is needed with `redis.username`"),
-        ("redis.ca", File(&[("redis.ca", "'nowhere.pem'")]), "is for rediss:// addresses"),
+        ("redis.ca", File(&[("redis.ca", "'tidegate.toml'")]), "is for rediss:// addresses"),
         ("redis.wait_replicas", File(&[("redis.wait_replicas", "17")]), "is at most 16"),
     ]
 }

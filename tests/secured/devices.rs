@@ -14,7 +14,7 @@ use super::support::ws::{RawClient, Response};
 use super::{PATIENCE, TENANT, at, stores};
 
 /// What the certificate of `acme/pump-7` says.
-fn pump() -> Leaf<'static> {
+fn pump_leaf() -> Leaf<'static> {
     Leaf { names: &[], common_name: "pump-7", organization: Some(TENANT), ..Leaf::default() }
 }
 
@@ -69,7 +69,7 @@ impl Rig {
 #[test]
 fn a_device_is_who_its_certificate_says() {
     let rig = Rig::start();
-    let pump = rig.devices.sign(pump());
+    let pump = rig.devices.sign(pump_leaf());
     let (mut device, answer) = rig.knock(Some(&pump), "/v1/device?boot=b", None);
     assert_eq!(answer.status, 101);
     let welcome = device.expect_type("welcome", PATIENCE);
@@ -96,7 +96,7 @@ fn a_device_is_who_its_certificate_says() {
 #[test]
 fn certificates_and_tokens_live_side_by_side_and_must_agree() {
     let rig = Rig::start();
-    let pump = rig.devices.sign(pump());
+    let pump = rig.devices.sign(pump_leaf());
     let own = rig.gateway.token("pump-7", TENANT, &["device"]);
     let other = rig.gateway.token("pump-8", TENANT, &["device"]);
     let namesake = rig.gateway.token("pump-7", "second", &["device"]);
@@ -111,9 +111,9 @@ fn certificates_and_tokens_live_side_by_side_and_must_agree() {
     // Without its certificate the token is as good as ever.
     assert_eq!(rig.status(None, Some(&other)), 101);
     for (what, leaf) in [
-        ("no id", Leaf { common_name: "Pump 7", ..pump() }),
-        ("no tenant, where there are two", Leaf { organization: None, ..pump() }),
-        ("a tenant that is not among those of certificates", Leaf { organization: Some("third"), ..pump() }),
+        ("no id", Leaf { common_name: "Pump 7", ..pump_leaf() }),
+        ("no tenant, where there are two", Leaf { organization: None, ..pump_leaf() }),
+        ("a tenant that is not among those of certificates", Leaf { organization: Some("third"), ..pump_leaf() }),
     ] {
         let nobodys = rig.devices.sign(leaf);
         assert_eq!(rig.status(Some(&nobodys), None), 401, "{what}");
@@ -124,13 +124,13 @@ fn certificates_and_tokens_live_side_by_side_and_must_agree() {
 #[test]
 fn a_certificate_that_does_not_hold_is_told_by_tls() {
     let rig = Rig::start();
-    let others = Authority::new("others").sign(pump());
-    let expired = rig.devices.sign(Leaf { until: OffsetDateTime::now_utc() - Duration::from_secs(60), ..pump() });
+    let others = Authority::new("others").sign(pump_leaf());
+    let expired = rig.devices.sign(Leaf { until: OffsetDateTime::now_utc() - Duration::from_secs(60), ..pump_leaf() });
     assert!(rig.is_turned_away(&others), "another authority's");
     assert!(rig.is_turned_away(&expired), "one that has ended");
     // One that ends while its device is connected: as a token that expires.
     let soon = OffsetDateTime::from(SystemTime::now() + Duration::from_secs(4));
-    let short = rig.devices.sign(Leaf { until: soon, ..pump() });
+    let short = rig.devices.sign(Leaf { until: soon, ..pump_leaf() });
     let (mut device, answer) = rig.knock(Some(&short), "/v1/device?boot=b", None);
     assert_eq!(answer.status, 101);
     stores(&mut device, 1);

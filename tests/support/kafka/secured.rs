@@ -151,9 +151,9 @@ impl Secured {
             put_text(&mut body, "*");
             body.extend([right.operation, ALLOW]);
         }
-        // CreateAcls, version 1. The answer: length, number, throttle time, and for each an error's number and text.
+        // CreateAcls, version 1. The answer: length, number, throttle time, how many, and of each the error and its text.
         let answer = self.ask(30, 1, &body);
-        let mut rest = answer.get(12..).expect("an answer");
+        let mut rest = answer.get(16..).expect("an answer");
         for right in rights {
             let (error, behind) = rest.split_first_chunk().expect("a number");
             assert_eq!(i16::from_be_bytes(*error), 0, "{right:?}: {}", String::from_utf8_lossy(behind));
