@@ -491,7 +491,7 @@ async fn check_rights(map: &Map, config: &RedisConfig) -> Result<(), ConnectErro
     let address = server.link.address.to_string();
     let rules = match rights::missing(server, config.wait_replicas > 0).await {
         Ok(rules) => rules,
-        Err(StoreError::Refused { code, .. }) if code == "NOPERM" => "+eval +evalsha ~tg:* ~{tg}:*".to_owned(),
+        Err(StoreError::Refused { code, .. }) if code == "NOPERM" => rights::TO_ASK.to_owned(),
         Err(error) => {
             tracing::warn!(server = address, %error, "whether Redis lets this user do all it has to is not known");
             return Ok(());

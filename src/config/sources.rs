@@ -108,19 +108,19 @@ fn accept(figment: &Figment, setting: &Setting) -> Result<Figment, String> {
     // looks through the quotes of the environment.
     let telling = kinds.iter().find(|kind| !matches!(kind, Kind::InvalidType(..)));
     let kind = telling.or(kinds.get(1)).or(kinds.first());
-    let shown = !may_hold_a_secret(&setting.key);
-    Err(kind.map_or_else(|| "has no value".to_owned(), |kind| explain(kind, shown)))
+    Err(kind.map_or_else(|| "has no value".to_owned(), |kind| explain(kind, &setting.key)))
 }
 
-/// What does not fit, in the words of somebody who writes a configuration; with the value only where it may be `shown`.
-fn explain(kind: &Kind, shown: bool) -> String {
+/// What does not fit, in the words of somebody who writes a configuration; with the value only where it is no secret.
+fn explain(kind: &Kind, key: &str) -> String {
+    let shown = !may_hold_a_secret(key);
     match kind {
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             let wanted = match expected.as_str() {
                 "a boolean" => "true or false",
                 "a string" => "a text",
-                "a sequence" => "a list",
-                "struct IssuerConfig" => {
+                "a sequence" if key != "auth.issuers" => "a list",
+                "a sequence" | "struct IssuerConfig" => {
                     "a list of issuers, in the environment as JSON: [{\"jwks\":\"…\",\"issuer\":\"…\"}]"
                 }
                 number if number.starts_with(['u', 'i']) => "a whole number that is not negative",

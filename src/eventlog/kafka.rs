@@ -460,5 +460,8 @@ mod tests {
         let error = check_features(&client).unwrap_err();
         assert!(error.to_string().contains("kafka.properties.no.such.thing"), "{error}");
         assert!(!error.to_string().contains("hunter2") && !error.is_retryable(), "{error}");
+        let config = KafkaConfig { properties: [("debug".to_owned(), "hunter2".to_owned())].into(), ..config };
+        let error = check_features(&config.producer(&Limits::default()).unwrap()).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "librdkafka quotes what it does not take: {error}");
     }
 }

@@ -8,7 +8,7 @@ use super::topology::Server;
 use super::{ANSWER_WITHIN, Arg, Script, StoreError, Value};
 
 /// The patterns of every key there is, and a key of each.
-const KEYS: [(&str, &str); 2] = [("tg:*", "tg:{tg}:rights"), ("{tg}:*", KEY)];
+const KEYS: [(&str, &str); 3] = [("tg:*", "tg:{tg}:rights"), ("{tg}:*", KEY), ("{tg:due:*}", "{tg:due:0}")];
 /// Every command that scripts and code run on keys, and those without a key that cannot be done without.
 const COMMANDS: [&str; 25] = [
     "DEL", "EVAL", "EVALSHA", "EXISTS", "EXPIRE", "GET", "HDEL", "HGET", "HGETALL", "HINCRBY", "HMGET", "HSET",
@@ -19,6 +19,9 @@ const COMMANDS: [&str; 25] = [
 const KEYLESS: [&str; 3] = ["PING", "TIME", "WAIT"];
 /// A key of the cluster's.
 pub(super) const KEY: &str = "{tg}:rights";
+
+/// What who may not even ask is told.
+pub(super) const TO_ASK: &str = "+eval +evalsha ~tg:* ~{tg}:* ~{tg:due:*}";
 
 static ASK: Script = Script::new("rights", include_str!("rights.lua"));
 
@@ -99,12 +102,12 @@ mod tests {
         let pairs = |commands: &[&str], keys: &[&str]| -> Vec<String> {
             keys.iter().flat_map(|key| commands.iter().map(move |command| format!("{command} {key}"))).collect()
         };
-        let both = KEYS.map(|(_, key)| key);
+        let all_keys = KEYS.map(|(_, key)| key);
         assert_eq!(rules(&[], COMMANDS.len()), "");
-        assert_eq!(rules(&pairs(&["XADD", "ZADD"], &both), COMMANDS.len()), "+xadd +zadd");
+        assert_eq!(rules(&pairs(&["XADD", "ZADD"], &all_keys), COMMANDS.len()), "+xadd +zadd");
         let with_keys: Vec<_> = COMMANDS.into_iter().filter(|name| !KEYLESS.contains(name)).collect();
-        assert_eq!(rules(&pairs(&with_keys, &both[1..]), COMMANDS.len()), "~{tg}:*");
-        let all = [pairs(&with_keys, &both[1..]), pairs(&["XADD"], &both[..1])].concat();
+        assert_eq!(rules(&pairs(&with_keys, &all_keys[1..]), COMMANDS.len()), "~{tg}:* ~{tg:due:*}");
+        let all = [pairs(&with_keys, &all_keys[1..2]), pairs(&["XADD"], &all_keys[..1])].concat();
         assert_eq!(rules(&all, COMMANDS.len()), "+xadd ~{tg}:*");
     }
 }

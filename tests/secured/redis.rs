@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::support::gateway::{Builder, Gateway};
+use super::support::kafka;
 use super::support::pki::{Authority, Leaf};
 use super::support::redis::Redis;
 use super::support::ws::RawClient;
@@ -12,7 +13,7 @@ use super::support::{ports, wait_until};
 use super::{PATIENCE, TENANT, assert_silent_about, at, commands, quoted, refused, stores, told};
 
 /// What the gateway's user has to be allowed; these words stand in the documentation and in the chart's README too.
-pub(crate) const RIGHTS: &str = "resetchannels -@all ~tg:* ~{tg}:* +del +eval +evalsha +exists +expire +get +hdel +hget \
+pub(crate) const RIGHTS: &str = "resetchannels -@all ~tg:* ~{tg}:* ~{tg:due:*} +del +eval +evalsha +exists +expire +get +hdel +hget \
                                  +hgetall +hincrby +hmget +hset +info +pexpire +ping +set +time +xadd +xdel +xlen \
                                  +xrange +zadd +zcard +zrange +zrem +zscore";
 const PASSWORD: &str = "planted-redis-password";
@@ -64,11 +65,12 @@ impl Guarded {
         assert_eq!(self.redis.cli(&words), "OK");
     }
 
-    /// What a node that starts now is told.
-    fn refuses(&self, password: &str) -> (i32, String) {
+    /// What a node that starts now is told; its topics are there.
+    fn refuses(&self, prefix: &str, password: &str) -> (i32, String) {
         let mut keys = self.keys();
         keys.push(("redis.password", quoted(password)));
-        keys.push(("kafka.brokers", quoted(super::support::kafka::shared())));
+        keys.push(("kafka.brokers", quoted(kafka::shared())));
+        keys.push(("kafka.topic_prefix", quoted(prefix)));
         keys.push(("node.start_timeout_s", "3".to_owned()));
         told(&refused(&keys))
     }
@@ -104,21 +106,22 @@ fn two_nodes_live_with_a_user_of_least_rights_over_tls() {
 
 #[test]
 fn a_node_names_the_right_that_its_user_lacks_before_it_takes_a_device() {
-    let guarded = Guarded::start();
+    let (guarded, prefix) = (Guarded::start(), kafka::new_prefix());
+    kafka::create_topics(&kafka::shared(), &prefix);
     for (rule, lacks) in [
         ("-zadd", "ACL SETUSER tidegate +zadd gives"),
         ("-xadd -hset", "ACL SETUSER tidegate +hset +xadd gives"),
         ("-evalsha", "ACL SETUSER tidegate +evalsha gives"),
-        ("-eval", "ACL SETUSER tidegate +eval +evalsha ~tg:* ~{tg}:* gives"),
-        ("resetkeys ~tg:*", "ACL SETUSER tidegate ~{tg}:* gives"),
+        ("-eval", "ACL SETUSER tidegate +eval +evalsha ~tg:* ~{tg}:* ~{tg:due:*} gives"),
+        ("resetkeys ~tg:*", "ACL SETUSER tidegate ~{tg}:* ~{tg:due:*} gives"),
     ] {
         guarded.change(rule);
-        let (code, text) = guarded.refuses(PASSWORD);
+        let (code, text) = guarded.refuses(&prefix, PASSWORD);
         assert_eq!(code, 78, "{rule}: {text}");
         assert!(text.contains(lacks) && text.contains("docs/secured-neighbours.md"), "{rule}: {text}");
         guarded.change(RIGHTS);
     }
-    let (code, text) = guarded.refuses("planted-other-password");
+    let (code, text) = guarded.refuses(&prefix, "planted-other-password");
     assert_eq!(code, 69, "{text}");
     assert!(text.contains("WRONGPASS") && !text.contains("planted"), "{text}");
 }
