@@ -4,6 +4,7 @@
 //! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
 //! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`.
 
+mod checks;
 mod describe;
 mod sources;
 mod suggest;
@@ -96,8 +97,12 @@ pub struct PublicConfig {
     pub tls_key: PathBuf,
     /// The largest TLS record sent, in bytes (512 to 16384): small devices cannot buffer large ones.
     pub tls_record_bytes: usize,
-    /// The authorities of device certificates, a PEM file. Empty: no client certificate is asked for.
+    /// The authorities of device certificates, a PEM file; read again when it changes. A device that shows one needs no
+    /// token: `CN` of its subject is the device, `O` the tenant. Empty: no client certificate is asked for.
     pub client_ca: PathBuf,
+    /// The tenants that device certificates may name; empty: any. One without `O` is `auth.default_tenant`'s, or that of the
+    /// only tenant here.
+    pub client_tenants: Vec<String>,
     /// Serve without TLS, because something in front of the node terminates it.
     pub plaintext: bool,
     /// Each connection begins with a PROXY protocol header (v1 or v2), and one without is closed.
@@ -118,6 +123,7 @@ impl Default for PublicConfig {
             tls_key: PathBuf::new(),
             tls_record_bytes: 4_096,
             client_ca: PathBuf::new(),
+            client_tenants: Vec::new(),
             plaintext: false,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
@@ -381,6 +387,7 @@ impl Config {
         }
         problems.extend(self.rebalance.problems());
         problems.extend(self.telemetry.problems());
+        problems.extend(checks::shared_ports(self));
         problems.extend(self.peer.mistakes());
         problems.extend(peer_files(&self.peer));
         problems.extend(self.kafka.mistakes());
@@ -416,7 +423,12 @@ fn peer_files(peer: &PeerConfig) -> Vec<(String, String)> {
 
 /// Certificates and keys that cannot be read.
 fn kafka_files(kafka: &KafkaConfig) -> Vec<(String, String)> {
-    let files = [("kafka.ca", &kafka.ca), ("kafka.cert", &kafka.cert), ("kafka.key", &kafka.key)];
+    let files = [
+        ("kafka.ca", &kafka.ca),
+        ("kafka.cert", &kafka.cert),
+        ("kafka.key", &kafka.key),
+        ("kafka.oauth_ca", &kafka.oauth_ca),
+    ];
     let given = files.into_iter().filter(|(_, path)| !path.is_empty());
     given.filter_map(|(key, path)| Some((key.to_owned(), unreadable(Path::new(path))?))).collect()
 }
@@ -459,9 +471,13 @@ impl PublicConfig {
         if let Err(network) = crate::api::Hops::new(&self.trusted_proxies) {
             add("trusted_proxies", format!("`{network}` is no network, as 10.0.0.0/8 is"));
         }
+        if self.plaintext && has(&self.client_ca) {
+            add("client_ca", "needs TLS: with `public.plaintext` nobody can show a certificate here".into());
+        }
         if !(512..=16_384).contains(&self.tls_record_bytes) {
             add("tls_record_bytes", format!("{} is not within 512 and 16384", self.tls_record_bytes));
         }
+        problems.extend(checks::names(self));
         problems
     }
 }

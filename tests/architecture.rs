@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The tier of each module: one may use its own children and what is in a lower tier, never its own tier's neighbours.
 const TIERS: &[(u8, &[&str])] = &[
-    (0, &["clock", "id", "limits", "sync"]),
+    (0, &["clock", "https", "id", "limits", "sync"]),
     (1, &["telemetry"]),
     (2, &["protocol", "store"]),
     (3, &["auth", "eventlog", "mailbox", "ownership", "commands"]),

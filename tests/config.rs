@@ -1,6 +1,9 @@
 //! The configuration as its users meet it: the real binary, its exit codes and what it says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "config/mistakes.rs"]
+mod mistakes;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;

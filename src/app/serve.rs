@@ -217,6 +217,7 @@ fn gate(config: &Config, node: &Arc<Node>, router: &Arc<Router>, consumers: &Con
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.client_tenants = config.public.client_tenants.clone();
     gate.router = Some(Arc::clone(router));
     gate.revocations = Some(consumers.revocation_writer());
     gate.api_elsewhere = !config.api.listen.is_empty();

@@ -15,12 +15,13 @@ use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::LaneState;
+use super::oauth::Tokens;
 use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode, publish};
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::Span;
 
-pub(super) use context::{Context, code, is_about_the_record, is_forbidden};
+pub(super) use context::{Context, code, is_about_the_record, is_forbidden, said};
 pub(super) use flight::Flight;
 use flight::Load;
 use probe::Probes;
@@ -89,6 +90,8 @@ pub(super) struct Lane {
     pub(super) slot: RwLock<Slot>,
     deliveries: Arc<dyn Deliveries>,
     metrics: Metrics,
+    /// What its producers show the brokers, where they are asked for tokens.
+    tokens: Option<Arc<Tokens>>,
     returned: Mutex<Returned>,
     probes: Mutex<Probes>,
     room: Room,
@@ -115,6 +118,7 @@ impl Lane {
         room: Room,
         deliveries: Arc<dyn Deliveries>,
         metrics: Metrics,
+        tokens: Option<Arc<Tokens>>,
     ) -> Self {
         Self {
             topic,
@@ -122,6 +126,7 @@ impl Lane {
             slot: RwLock::new(Slot::Parking),
             deliveries,
             metrics,
+            tokens,
             returned: Mutex::default(),
             probes: Mutex::default(),
             room,
@@ -268,7 +273,7 @@ impl Lane {
 
     fn park(&self, parked: Parked, reason: Option<RDKafkaErrorCode>) {
         if let Some(code) = reason {
-            lock(&self.returned).reason = format!("{code}");
+            lock(&self.returned).reason = said(code);
         }
         self.insert(parked);
         self.trouble.store(true, Relaxed);
@@ -283,7 +288,7 @@ impl Lane {
     /// What a delivery report without success means for its record.
     fn came_back(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, mut flight: Box<Flight>) {
         if is_forbidden(code) {
-            self.forbid(&code.to_string());
+            self.forbid(&said(code));
         }
         let Load::Record(ticket) = flight.load else {
             self.probed(Err(format!("topic {}: {code}", self.name)));
