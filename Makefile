@@ -11,7 +11,7 @@ MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1
 PEERS_THERE = loadtest/peers/install --check || \
 	TIDEGATE_TEST_EXTRA_PACKAGES="$$(loadtest/peers/install --packages)" tests/run -- loadtest/peers/install
 
-.PHONY: help run test lint bench bench-quick bench-peers fuzz test-chaos chart apidocs k8s image-rootfs
+.PHONY: help run test lint bench bench-quick bench-peers rehearse fuzz test-chaos test-kube chart apidocs k8s image-rootfs
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,7 +31,7 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck tests/run tests/helm/run tests/apidocs/run image/rootfs .ci/run loadtest/peers/install; \
+		shellcheck tests/run tests/helm/run tests/apidocs/run tests/kube/run image/rootfs .ci/run loadtest/peers/install; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every target beside its baseline, in release; also target/bench/summary.json and report.html. PEERS=1: the peers too
@@ -48,6 +48,10 @@ bench-peers: ## The gateway beside mosquitto, NATS, RabbitMQ, a Node server and 
 	@$(PEERS_THERE)
 	@$(MEASURE) --only peers --out target/bench/peers --as "make $@" $(ARGS)
 
+rehearse: ## A rollout under load, without Kubernetes: nodes behind HAProxy are replaced, added and killed; report in target/rehearsal
+	@cargo build --release --workspace --bins
+	@tests/run -- "$${CARGO_TARGET_DIR:-target}/release/rehearse" --as "make $@" $(ARGS)
+
 fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
@@ -56,6 +60,11 @@ fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 
 test-chaos: ## The tests that take long, such as a broker frozen for minutes; prints what was measured
 	@tests/run --workspace --no-fail-fast -- --ignored --nocapture
+
+# Nothing is started beside: the cluster has what it needs.
+test-kube: ## The chart on the Kubernetes that KUBECONFIG names; TIDEGATE_LOAD_IMAGE: see the head of tests/kube/run
+	@[ -n "$$TIDEGATE_TEST_BINARY" ] || cargo build --release --workspace --bin tidegate --bin tidegate-loadtest
+	@TIDEGATE_TEST_KAFKA=none TIDEGATE_TEST_REDIS=none tests/run -- tests/kube/run $(ARGS)
 
 chart: ## What is generated in helm/tidegate: the schema of the values and the README's table
 	@cargo build -p tidegate --bin tidegate

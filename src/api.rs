@@ -23,6 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
@@ -58,6 +59,8 @@ pub struct Gate {
     pub hosts: Vec<String>,
     /// Who is believed about where a request came from.
     pub hops: Hops,
+    /// The tenants that devices' certificates may name; empty: any.
+    pub client_tenants: Vec<String>,
     /// What a browser is shown at `/`; only for development.
     pub console: Option<&'static str>,
     /// Whether the API has a port of its own, and is not on the public one.
@@ -84,6 +87,7 @@ impl Gate {
             allowed_origins: Vec::new(),
             hosts: Vec::new(),
             hops: Hops::default(),
+            client_tenants: Vec::new(),
             console: None,
             delays,
         }
@@ -129,7 +133,12 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
     let Incoming { stream, peer, at, slot } = incoming;
     let agreed = Agreed::default();
     let handshake: rest::Handshake = Arc::new(Mutex::new(Some(slot)));
-    let called = Called { peer: peer.ip(), agreed: Some(Arc::clone(&agreed)), handshake: Some(Arc::clone(&handshake)) };
+    let called = Called {
+        peer: peer.ip(),
+        shown: stream.get_ref().client_certificate().cloned().map(Shown),
+        agreed: Some(Arc::clone(&agreed)),
+        handshake: Some(Arc::clone(&handshake)),
+    };
     if let Err(error) = requests(stream, called, routes, &gate).await {
         tracing::debug!(%error, %peer, "a request ended early");
         return;
@@ -145,7 +154,7 @@ pub async fn serve(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
         Agreement::Serve(mut entry) => {
             entry.early = [&parts.read_buf, &unread[..]].concat();
             // A task of its own: this one has the size of everything that was needed to get here.
-            tokio::spawn(connection::serve(stream, entry, Arc::clone(&gate.node)));
+            tokio::spawn(connection::serve_since(stream, entry, Arc::clone(&gate.node), at));
         }
         Agreement::TurnAway(farewell) => connection::turn_away(stream, farewell).await,
     }
@@ -157,15 +166,20 @@ pub async fn serve_alone(incoming: Incoming, routes: Router, gate: Arc<Gate>) {
     let Incoming { stream, peer, slot, .. } = incoming;
     let Ok(_place) = gate.api.connections.try_acquire() else { return };
     drop(slot);
-    let called = Called { peer: peer.ip(), agreed: None, handshake: None };
+    let called = Called { peer: peer.ip(), shown: None, agreed: None, handshake: None };
     if let Err(error) = requests(stream, called, routes, &gate).await {
         tracing::debug!(%error, %peer, "a connection to the API ended early");
     }
 }
 
+/// The certificate a client showed, which TLS has accepted.
+#[derive(Clone)]
+struct Shown(CertificateDer<'static>);
+
 /// What a request brings along from its connection.
 struct Called {
     peer: IpAddr,
+    shown: Option<Shown>,
     /// Where it may become something else than HTTP: then it is the only one.
     agreed: Option<Agreed>,
     handshake: Option<rest::Handshake>,
@@ -177,6 +191,7 @@ async fn requests(stream: Replay<Stream>, called: Called, routes: Router, gate: 
     let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
         let extensions = request.extensions_mut();
         extensions.insert(called.peer);
+        called.shown.iter().for_each(|shown| drop(extensions.insert(shown.clone())));
         called.agreed.iter().for_each(|agreed| drop(extensions.insert(Arc::clone(agreed))));
         called.handshake.iter().for_each(|handshake| drop(extensions.insert(Arc::clone(handshake))));
         let answer = routes.clone().call(request.map(Body::new));

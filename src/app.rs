@@ -6,7 +6,11 @@ mod consumers;
 mod drain;
 pub(crate) mod keepers;
 #[cfg(feature = "kafka")]
+mod pace;
+#[cfg(feature = "kafka")]
 mod peers;
+#[cfg(feature = "kafka")]
+mod rebalance;
 #[cfg(feature = "kafka")]
 mod serve;
 

@@ -1,10 +1,11 @@
-//! The only birthplace of an identity: a verified token.
+//! The only birthplace of an identity: a verified token, or a certificate that TLS has accepted.
 //!
 //! jsonwebtoken checks signatures and nothing else; every other check is in `claims` and stricter than its defaults.
 //! A token is taken apart, its claims are judged, its key is looked up among its issuer's, its signature is checked, and
 //! only then is there an [`Identity`]. To a client all refusals are one; [`Why`] is for logs and metrics.
 
 mod cache;
+mod certificate;
 mod claims;
 mod config;
 mod identity;
@@ -19,6 +20,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::watch;
 
 use self::cache::{Cache, Fingerprint};
+pub use self::certificate::Certified;
 use self::claims::Parsed;
 pub use self::config::{AuthConfig, AuthSetupError, IssuerConfig, TokenAlgorithm};
 pub use self::identity::{AppIdentity, DeviceGlob, DeviceIdentity, Identity, Scope};

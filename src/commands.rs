@@ -21,6 +21,7 @@ pub use lifecycle::{Life, Reason, State};
 
 use crate::id::{CommandId, DeviceKey, Epoch, Incarnation, NodeName, is_id};
 use crate::protocol::message::CommandStatus;
+use crate::telemetry::traces::TraceContext;
 
 /// Commands of one device that have not ended; one more is [`CommandError::QueueFull`].
 pub const MAX_QUEUED: usize = 100;
@@ -89,7 +90,8 @@ pub struct Submission<'a> {
     pub replace: bool,
     /// Now or never: taken only while the device's row has this epoch.
     pub only_epoch: Option<Epoch>,
-    /// Who waits for its end: kept and given back as it is, at most 512 bytes.
+    /// Who waits for its end, and its place in a trace: kept and given back as it is, at most 512 bytes
+    /// ([`origin`]).
     pub origin: Option<&'a str>,
 }
 
@@ -173,7 +175,7 @@ pub struct Command {
     pub requested_by: String,
     /// The caller's name for it.
     pub key: String,
-    /// Who waits for its end.
+    /// Who waits for its end, and its place in a trace ([`origin`]).
     pub origin: Option<String>,
     /// What the device gave back: JSON.
     pub result: Option<Vec<u8>>,
@@ -185,6 +187,27 @@ pub struct Command {
     pub late: Option<Late>,
     /// Whether its end is in the event log.
     pub published: bool,
+}
+
+/// An origin: who waits for a command's end, and behind a blank the command's place in its trace, where that is sampled.
+pub fn origin(waits: &str, trace: Option<TraceContext>) -> String {
+    match trace {
+        Some(context) => format!("{waits} {context}"),
+        None => waits.to_owned(),
+    }
+}
+
+impl Command {
+    /// Who waits for its end.
+    pub fn waits(&self) -> Option<&str> {
+        self.origin.as_deref().map(|origin| origin.split_once(' ').map_or(origin, |(waits, _)| waits))
+    }
+
+    /// Its place in its trace, where that is sampled.
+    pub fn trace(&self) -> Option<TraceContext> {
+        let (_, trace) = self.origin.as_deref()?.split_once(' ')?;
+        TraceContext::parse(trace).filter(|context| context.is_sampled())
+    }
 }
 
 /// One transition.

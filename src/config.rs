@@ -2,9 +2,9 @@
 //!
 //! A key `section.key` is in the environment `TIDEGATE_SECTION__KEY`, or `TIDEGATE_SECTION__KEY_FILE` where a file holds
 //! the value. There lists are written with commas or, as `auth.issuers`, in JSON, and `kafka.properties` name by name:
-//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`. The keys of traces come with what they are for and are not
-//! known before.
+//! `linger.ms` is `TIDEGATE_KAFKA__PROPERTIES__LINGER_MS`.
 
+mod checks;
 mod describe;
 mod sources;
 mod suggest;
@@ -47,7 +47,9 @@ pub struct Config {
     pub limits: Limits,
     /// How a node that leaves lets its connections go.
     pub drain: DrainConfig,
-    /// Logs, and later traces.
+    /// How a node that has more than its share of the devices lets some go.
+    pub rebalance: RebalanceConfig,
+    /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }
 
@@ -95,8 +97,12 @@ pub struct PublicConfig {
     pub tls_key: PathBuf,
     /// The largest TLS record sent, in bytes (512 to 16384): small devices cannot buffer large ones.
     pub tls_record_bytes: usize,
-    /// The authorities of device certificates, a PEM file. Empty: no client certificate is asked for.
+    /// The authorities of device certificates, a PEM file; read again when it changes. A device that shows one needs no
+    /// token: `CN` of its subject is the device, `O` the tenant. Empty: no client certificate is asked for.
     pub client_ca: PathBuf,
+    /// The tenants that device certificates may name; empty: any. One without `O` is `auth.default_tenant`'s, or that of the
+    /// only tenant here.
+    pub client_tenants: Vec<String>,
     /// Serve without TLS, because something in front of the node terminates it.
     pub plaintext: bool,
     /// Each connection begins with a PROXY protocol header (v1 or v2), and one without is closed.
@@ -117,6 +123,7 @@ impl Default for PublicConfig {
             tls_key: PathBuf::new(),
             tls_record_bytes: 4_096,
             client_ca: PathBuf::new(),
+            client_tenants: Vec::new(),
             plaintext: false,
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
@@ -169,6 +176,53 @@ impl Default for DrainConfig {
     }
 }
 
+/// The section `rebalance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebalanceConfig {
+    /// Whether a node tells devices to move to the others while it has more than its share. Never while any node drains.
+    pub enabled: bool,
+    /// What is more than its share, in percent of what a node has on average (105 to 1000). It stops halfway between that and
+    /// the average.
+    pub threshold_percent: u32,
+    /// A node with no more devices than this tells none.
+    pub minimum: u32,
+    /// Devices told to move per second and node.
+    pub rate_per_s: u32,
+    /// How long a node has to have more than its share before it tells any, in seconds: what a rollout or a load balancer
+    /// evens out by itself is left to them.
+    pub settle_s: u64,
+    /// How old a device's connection may become, in seconds: each is told to connect anew somewhere in the last quarter of that,
+    /// `rate_per_s` a second at most. 0: as old as it likes.
+    pub max_age_s: u64,
+}
+
+impl Default for RebalanceConfig {
+    fn default() -> Self {
+        Self { enabled: true, threshold_percent: 110, minimum: 1_000, rate_per_s: 20, settle_s: 30, max_age_s: 0 }
+    }
+}
+
+impl RebalanceConfig {
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |key: &str, text: &str| problems.push((format!("rebalance.{key}"), text.to_owned()));
+        if !(105..=1_000).contains(&self.threshold_percent) {
+            add("threshold_percent", "must lie within 105 and 1000: 110 is a tenth more than the average");
+        }
+        if self.rate_per_s == 0 {
+            add("rate_per_s", "must be at least 1; `rebalance.enabled = false` has nobody told");
+        }
+        if self.settle_s > 3_600 {
+            add("settle_s", "is above 3600: an imbalance that lasts an hour is one");
+        }
+        if self.max_age_s != 0 && !(10..=31_536_000).contains(&self.max_age_s) {
+            add("max_age_s", "must lie within 10 and 31536000 (a year), or be 0 for as old as it likes");
+        }
+        problems
+    }
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -181,19 +235,62 @@ pub enum LogFormat {
 }
 
 /// The section `telemetry`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// What is logged: a level, or `target=level` joined by commas.
     pub log: String,
     /// How log lines are written: `json` or `text`.
     pub log_format: LogFormat,
+    /// Where traces go: `http://host:port` or `https://host:port` of an OTLP receiver that speaks gRPC, mostly at port 4317.
+    /// Empty: none are made. Headers that it wants are read from OTEL_EXPORTER_OTLP_HEADERS.
+    pub otlp_endpoint: String,
+    /// The authorities of its certificate, a PEM file. Empty: the system's.
+    pub otlp_ca: PathBuf,
+    /// Which part of all messages and commands is traced, 0 to 1; handshakes all are, and so is what has to do with a device
+    /// that somebody traces (`PUT /v1/devices/{device}/trace`).
+    pub sample_ratio: f64,
+    /// Whether a `traceparent` that devices and applications bring is believed: it then goes into Kafka, and where it says
+    /// that it is sampled, its trace goes on here. Whoever may send can then have everything of its own traced.
+    pub trust_traceparent: bool,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log: "info".into(), log_format: LogFormat::Json }
+        let (log, log_format) = ("info".into(), LogFormat::Json);
+        let (otlp_endpoint, otlp_ca) = (String::new(), PathBuf::new());
+        Self { log, log_format, otlp_endpoint, otlp_ca, sample_ratio: 0.01, trust_traceparent: false }
     }
+}
+
+impl TelemetryConfig {
+    fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |key: &str, text: String| problems.push((format!("telemetry.{key}"), text));
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log) {
+            add("log", format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
+        }
+        if !self.otlp_endpoint.is_empty() && !is_collector(&self.otlp_endpoint) {
+            let text = format!("`{}` is no collector's address, as http://collector:4317 is", self.otlp_endpoint);
+            add("otlp_endpoint", text);
+        }
+        if !self.otlp_ca.as_os_str().is_empty()
+            && let Some(text) = unreadable(&self.otlp_ca)
+        {
+            add("otlp_ca", text);
+        }
+        if !(0.0..=1.0).contains(&self.sample_ratio) {
+            add("sample_ratio", format!("{} is not within 0 and 1", self.sample_ratio));
+        }
+        problems
+    }
+}
+
+/// Whether a text is a scheme that can be spoken, a host and a port, and nothing behind them.
+fn is_collector(text: &str) -> bool {
+    let Ok(uri) = text.parse::<http::Uri>() else { return false };
+    let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    is_bare && matches!(uri.scheme_str(), Some("http" | "https")) && uri.port_u16().is_some_and(|port| port > 0)
 }
 
 /// One thing that is wrong.
@@ -288,9 +385,9 @@ impl Config {
         if self.drain.rate_per_s == 0 {
             add("drain.rate_per_s", "must be at least 1, or nobody ever leaves");
         }
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.telemetry.log) {
-            add("telemetry.log", &format!("is no log filter ({error}); `info` or `info,tidegate=debug` are"));
-        }
+        problems.extend(self.rebalance.problems());
+        problems.extend(self.telemetry.problems());
+        problems.extend(checks::shared_ports(self));
         problems.extend(self.peer.mistakes());
         problems.extend(peer_files(&self.peer));
         problems.extend(self.kafka.mistakes());
@@ -326,7 +423,12 @@ fn peer_files(peer: &PeerConfig) -> Vec<(String, String)> {
 
 /// Certificates and keys that cannot be read.
 fn kafka_files(kafka: &KafkaConfig) -> Vec<(String, String)> {
-    let files = [("kafka.ca", &kafka.ca), ("kafka.cert", &kafka.cert), ("kafka.key", &kafka.key)];
+    let files = [
+        ("kafka.ca", &kafka.ca),
+        ("kafka.cert", &kafka.cert),
+        ("kafka.key", &kafka.key),
+        ("kafka.oauth_ca", &kafka.oauth_ca),
+    ];
     let given = files.into_iter().filter(|(_, path)| !path.is_empty());
     given.filter_map(|(key, path)| Some((key.to_owned(), unreadable(Path::new(path))?))).collect()
 }
@@ -369,9 +471,13 @@ impl PublicConfig {
         if let Err(network) = crate::api::Hops::new(&self.trusted_proxies) {
             add("trusted_proxies", format!("`{network}` is no network, as 10.0.0.0/8 is"));
         }
+        if self.plaintext && has(&self.client_ca) {
+            add("client_ca", "needs TLS: with `public.plaintext` nobody can show a certificate here".into());
+        }
         if !(512..=16_384).contains(&self.tls_record_bytes) {
             add("tls_record_bytes", format!("{} is not within 512 and 16384", self.tls_record_bytes));
         }
+        problems.extend(checks::names(self));
         problems
     }
 }

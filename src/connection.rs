@@ -10,7 +10,9 @@ mod farewell;
 mod intake;
 mod orders;
 mod outgoing;
+mod per_second;
 mod pump;
+mod spans;
 mod traces;
 mod transport;
 mod witness;
@@ -37,7 +39,7 @@ use crate::socket::deflate::Negotiated;
 use crate::telemetry::metrics::{Metrics, PeerKind};
 
 pub use apps::{AppOrder, Apps};
-pub use departure::Departure;
+pub use departure::{Ages, Departure, GRACE_MS};
 pub use farewell::{Farewell, turn_away};
 pub use traces::Traces;
 pub use transport::Transport;
@@ -50,6 +52,9 @@ pub const TICK_MS: u64 = 500;
 pub const STOP_WITHIN_MS: u64 = 10_000;
 /// The same while the log stores nothing at all: the acks will hardly come.
 pub const STOP_STALLED_MS: u64 = 1_000;
+
+/// Over how long those who are told to leave a few at a time come back, each at a moment of its own, in milliseconds.
+const PACED_SPAN_MS: u64 = 2_000;
 
 /// What every connection of a node shares.
 pub struct Node {
@@ -73,10 +78,13 @@ pub struct Node {
     pub courier: Option<Arc<Courier>>,
     /// The applications that are connected by sockets, and their commands.
     pub apps: Apps,
-    /// Whether a device's own `traceparent` goes into its records.
+    /// Whether a `traceparent` that devices and applications bring is believed: it goes into their records, and their traces
+    /// go on here.
     pub trust_traceparent: bool,
     /// Whose messages are in the log for a while.
     pub traces: Arc<Traces>,
+    /// How old the connections of devices may become.
+    pub ages: Ages,
     started: Instant,
     tick: AtomicU32,
     paused: AtomicBool,
@@ -84,6 +92,7 @@ pub struct Node {
     stopping: AtomicBool,
     departure: departure::Board,
     lines: witness::Lines,
+    spans: spans::Spans,
 }
 
 impl Node {
@@ -112,6 +121,7 @@ impl Node {
             apps: Apps::default(),
             trust_traceparent: false,
             traces: Arc::default(),
+            ages: Ages::default(),
             started: Instant::now(),
             tick: AtomicU32::new(0),
             paused: AtomicBool::new(false),
@@ -119,6 +129,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             departure: departure::Board::default(),
             lines: witness::Lines::default(),
+            spans: spans::Spans::default(),
         }
     }
 
@@ -200,10 +211,15 @@ impl Node {
         self.receipts.for_each(|mailbox| mailbox.signal(Signal::Keys));
     }
 
-    /// When somebody who has to go should come back, in milliseconds from now: drawn anew each time, over a span that
-    /// grows with the number of connections, so that they do not all come back at once, and ends at `within_ms`.
+    /// When somebody who has to go should come back, in milliseconds from now, drawn anew each time. Where all go at once
+    /// (`within_ms` is `u64::MAX`) the span grows with their number, so that they do not all come back at once. Where they
+    /// go a few at a time it is the same for each, and ends at `within_ms`: one that shrank with those who are left would
+    /// bring them back faster than they were told.
     fn retry_after_ms(&self, within_ms: u64) -> u64 {
-        let span_ms = (2 * self.receipts.connections() as u64).clamp(1_000, 60_000).min(within_ms.saturating_sub(500));
+        let span_ms = match within_ms {
+            u64::MAX => (2 * self.receipts.connections() as u64).clamp(1_000, 60_000),
+            _ => PACED_SPAN_MS.min(within_ms.saturating_sub(500)),
+        };
         500 + fastrand::u64(..=span_ms)
     }
 }
@@ -243,4 +259,16 @@ pub struct Entry {
 /// and left again, which tells how it ended. To be spawned as it is: the future is the task's whole memory.
 pub fn serve<S: Transport>(stream: S, entry: Entry, node: Arc<Node>) -> impl Future<Output = End> {
     pump::Pump::enter(stream, entry, node)
+}
+
+/// The same of a connection that was accepted at this moment: its handshake becomes a span.
+pub fn serve_since<S: Transport>(
+    stream: S,
+    entry: Entry,
+    node: Arc<Node>,
+    accepted: Instant,
+) -> impl Future<Output = End> {
+    let pump = pump::Pump::enter(stream, entry, node);
+    pump.shook_hands(accepted);
+    pump
 }

@@ -8,6 +8,7 @@
 
 mod line;
 mod rounds;
+mod spans;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ use crate::limits::fixed::{ANSWER_BYTES, ANSWERS, NEWS, NEWS_BYTES};
 use crate::mailbox::Mailbox;
 use crate::protocol::message::CommandAck;
 use crate::sync::lock;
-use crate::telemetry::metrics::{AnswerOutcome, Metrics};
+use crate::telemetry::metrics::{AnswerOutcome, EventLoss, Metrics};
 use line::{Line, Said};
 
 /// Lines worked at at once.
@@ -161,6 +162,8 @@ impl Courier {
             news.bytes += bytes;
             drop(news);
             self.bell.notify_one();
+        } else {
+            self.metrics.command_events_dropped.of(EventLoss::Backlog).inc();
         }
     }
 

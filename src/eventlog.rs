@@ -75,6 +75,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// How many records wait, and the bytes of their values.
     fn pending(&self) -> Pending;
 
+    /// The same of one topic, with how long that one is stalled.
+    fn pending_in(&self, topic: Topic) -> Pending;
+
     /// A round trip: one probe record, appended and stored, within `timeout`.
     fn probe(&self, timeout: Duration) -> LogFuture<'_, Result<(), ProbeError>>;
 

@@ -137,6 +137,11 @@ impl SessionId {
         Self(bits)
     }
 
+    /// Its bits. They are evenly spread.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Reads one as it is printed.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() == 16 { u64::from_str_radix(text, 16).ok().map(Self) } else { None }

@@ -13,6 +13,7 @@ use crate::commands::{Clock, CommandError, CommandFuture, Submission, Submitted}
 use crate::eventlog::{Content, Entry, Fetched, Handler, Ledger, LogFuture, WriteError};
 use crate::router::Router;
 use crate::telemetry::metrics::{Label, Metrics, ReadOutcome};
+use crate::telemetry::traces;
 
 use order::Order;
 
@@ -82,7 +83,8 @@ impl Inbox {
         let order = Order::read(record, &self.topic)?;
         let mut wait = Wait::default();
         loop {
-            let error = match self.taker.submit(order.submission((self.now)())).await {
+            let submitted = self.taker.submit(order.submission((self.now)()));
+            let error = match traces::within(order.trace(), submitted).await {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
             };

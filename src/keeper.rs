@@ -26,7 +26,7 @@ use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::roster::Roster;
 use crate::sync::lock;
-use crate::telemetry::metrics::{Metrics, ProbePath};
+use crate::telemetry::metrics::{ConnectionState, Metrics, PeerKind, ProbePath};
 use sweep::Sweeps;
 
 /// A renewal that failed is tried again after this.
@@ -171,12 +171,14 @@ impl Keeper {
     fn profile(&self) -> Profile {
         let sees_kafka = self.sees_kafka();
         self.told_kafka.store(sees_kafka, Ordering::Relaxed);
+        let devices = self.parts.metrics.connections.of(ConnectionState::Open, PeerKind::Device);
         Profile {
             life: (*self.parts.registrar.life()).clone(),
             address: self.parts.address.clone(),
             state: *lock(&self.state),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sees_kafka,
+            devices: u64::try_from(devices.get()).ok(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! `tests/architecture.rs` holds the table of tiers, so a module can only use what lies below it.
 
 pub mod clock;
+pub mod https;
 pub mod id;
 pub mod limits;
 pub mod sync;

@@ -140,6 +140,8 @@ pub struct MemoryBounds {
     pub tokens: usize,
     /// What waits of commands: [`fixed::BYTES`].
     pub commands: usize,
+    /// Spans of traces: [`fixed::SPAN_BYTES`].
+    pub spans: usize,
 }
 
 impl MemoryBounds {
@@ -153,6 +155,7 @@ impl MemoryBounds {
             .saturating_add(self.parked)
             .saturating_add(self.tokens)
             .saturating_add(self.commands)
+            .saturating_add(self.spans)
     }
 }
 
@@ -176,6 +179,7 @@ impl Limits {
             parked: self.parked_bytes,
             tokens: self.token_cache.saturating_mul(CACHED_TOKEN),
             commands: fixed::BYTES,
+            spans: fixed::SPAN_BYTES,
         }
     }
 
@@ -286,8 +290,9 @@ mod tests {
         assert_eq!(memory.tokens, 10_000 * KIB);
         assert_eq!(memory.api_requests, 1_024 * 80 * KIB + 8 * MIB);
         assert_eq!(memory.commands, (32 + 16 + 16 + 16 * 2) * MIB + 10_000 * 300);
-        // 409.6 + 50.3 + 25.2 + 92.3 + 134.2 + 67.1 + 10.2 + 103.7 megabytes: a node of 1 GiB has room for it.
-        assert_eq!(Limits::default().sum_bytes(), 892_602_048);
+        assert_eq!(memory.spans, 3 * 4_096 * 2 * KIB);
+        // 409.6 + 50.3 + 25.2 + 92.3 + 134.2 + 67.1 + 10.2 + 103.7 + 25.2 megabytes: a node of 1 GiB has room for it.
+        assert_eq!(Limits::default().sum_bytes(), 917_767_872);
         assert!(Limits::default().sum_bytes() < 1024 * MIB);
     }
 

@@ -32,6 +32,10 @@ pub const WINDOW: usize = 64;
 
 /// Beside the count of outstanding records: whether the connection's messages are in the log.
 const TRACED: u32 = 1 << 31;
+/// And whether some of those records are sampled.
+const SAMPLED: u32 = 1 << 30;
+/// The count without both.
+const COUNT: u32 = SAMPLED - 1;
 
 /// Something the node tells every connection, or asks of one; told twice is the same as told once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum Signal {
     Stop = 8,
     /// It is time to connect elsewhere: say so, work on until the deadline, then close.
     Leave = 256,
+    /// The same for this connection alone: others are to have it, and the node goes on.
+    Move = 512,
     /// A letter was left. Set by [`Mailbox::post`], so that a turn without letters takes no lock.
     Letter = 16,
     /// The directory is back and this connection is provisional: ping the device, and say when it answered
@@ -218,8 +224,8 @@ pub struct Mailbox {
     signals: AtomicU32,
     /// The node's tick at which the connection wants [`Signal::Tick`]; `u32::MAX` for never.
     due: AtomicU32,
-    /// Records appended and not settled. Outlives the connection, as the log does not forget them. The highest bit is
-    /// [`TRACED`].
+    /// Records appended and not settled. Outlives the connection, as the log does not forget them. The highest bits are
+    /// [`TRACED`] and [`SAMPLED`].
     outstanding: AtomicU32,
     standing: AtomicU8,
     /// The largest message its peer can take; 0: any. Three bytes, which fill a gap.
@@ -306,6 +312,20 @@ impl Mailbox {
             self.outstanding.fetch_or(TRACED, Ordering::Relaxed);
         } else {
             self.outstanding.fetch_and(!TRACED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether records that are outstanding may be sampled.
+    pub fn is_sampled(&self) -> bool {
+        self.outstanding.load(Ordering::Relaxed) & SAMPLED != 0
+    }
+
+    /// Some are, or none any longer.
+    pub fn set_sampled(&self, sampled: bool) {
+        if sampled {
+            self.outstanding.fetch_or(SAMPLED, Ordering::Relaxed);
+        } else {
+            self.outstanding.fetch_and(!SAMPLED, Ordering::Relaxed);
         }
     }
 
@@ -470,7 +490,7 @@ impl Mailbox {
 
     /// Records appended and not settled.
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.load(Ordering::Acquire) & !TRACED
+        self.outstanding.load(Ordering::Acquire) & COUNT
     }
 
     /// Notes the end of the record with number `index` (modulo [`WINDOW`]). Does not wake. Returns whether it was the
@@ -481,7 +501,7 @@ impl Mailbox {
             self.refused.fetch_or(bit, Ordering::Relaxed);
         }
         self.ended.fetch_or(bit, Ordering::Release);
-        self.outstanding.fetch_sub(1, Ordering::AcqRel) & !TRACED == 1
+        self.outstanding.fetch_sub(1, Ordering::AcqRel) & COUNT == 1
     }
 
     /// Waits until something was settled, and takes it. For one who has no turns of his own.

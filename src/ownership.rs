@@ -114,6 +114,8 @@ pub struct Profile {
     pub version: String,
     /// Whether its last probe of Kafka came back.
     pub sees_kafka: bool,
+    /// Devices that are connected to it; nothing where it does not say.
+    pub devices: Option<u64>,
 }
 
 /// A node as the others see it.
@@ -220,6 +222,21 @@ pub struct Past {
     pub epoch: Epoch,
     /// The last close, where a node told it: not where a node died.
     pub last: Option<Last>,
+    /// The newest end of a connection that is known.
+    pub ended: Option<Ended>,
+}
+
+/// How a connection ended, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// On which node.
+    pub node: NodeName,
+    /// Under which epoch: that is the time of its claim in microseconds, or a little later.
+    pub epoch: Epoch,
+    /// When, milliseconds since 1970 by the store's clock.
+    pub at_ms: u64,
+    /// Its close code and who ended it; nothing where its node died.
+    pub end: Option<(u16, Cow<'static, str>)>,
 }
 
 /// Part of a node's list of devices, in the order of their names (`<tenant>/<device>`).
@@ -442,7 +459,14 @@ mod tests {
 
     fn profile(node: &str, state: NodeState) -> Profile {
         let life = NodeLife::begin(NodeName::new(node).unwrap());
-        Profile { life, address: "[::1]:7443".into(), state, version: "0.1.0+x,y".into(), sees_kafka: true }
+        Profile {
+            life,
+            address: "[::1]:7443".into(),
+            state,
+            version: "0.1.0+x,y".into(),
+            sees_kafka: true,
+            devices: None,
+        }
     }
 
     #[test]

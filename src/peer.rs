@@ -12,6 +12,8 @@ pub mod memory;
 #[cfg(feature = "peers")]
 mod server;
 #[cfg(feature = "peers")]
+mod spans;
+#[cfg(feature = "peers")]
 mod tls;
 #[cfg(feature = "peers")]
 mod wire;
@@ -32,6 +34,7 @@ pub use tls::PeerTls;
 use crate::id::{CommandId, DeviceKey, Epoch};
 use crate::ownership::NodeLife;
 use crate::telemetry::metrics::PeerOutcome;
+use crate::telemetry::traces::Tracer;
 
 /// Largest [`Ending::detail`], in bytes: a result as large as a message may be, and what is said around it.
 pub const MAX_DETAIL_BYTES: usize = 128 * 1024;
@@ -228,6 +231,11 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// Traces the device's connection for so many seconds, if it is here under exactly this epoch.
     fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced;
+
+    /// What makes spans of calls that are part of a trace; nothing: there are none.
+    fn tracer(&self) -> Option<&Tracer> {
+        None
+    }
 }
 
 /// How long things take at most. The defaults are what a node uses; tests shorten them.

@@ -216,9 +216,9 @@ impl Receipts {
         }
     }
 
-    /// Calls `each` for up to `count` connections that live, from place `from` on, and gives the place behind the last of
-    /// them; nothing where no more lie behind. A connection that comes meanwhile may lie before it.
-    pub fn some(&self, from: usize, count: usize, mut each: impl FnMut(&Mailbox)) -> Option<usize> {
+    /// Calls `each` for connections that live, from place `from` on, until `count` of them were what it wants, as it says,
+    /// and gives the place behind the last; nothing where no more lie behind. One that comes meanwhile may lie before it.
+    pub fn some(&self, from: usize, count: usize, mut each: impl FnMut(&Mailbox) -> bool) -> Option<usize> {
         let slots = lock(&self.slots);
         let mut left = count;
         for (place, slot) in slots.slots.iter().enumerate().skip(from) {
@@ -226,8 +226,7 @@ impl Receipts {
             if left == 0 {
                 return Some(place);
             }
-            left -= 1;
-            each(&occupant.mailbox);
+            left -= usize::from(each(&occupant.mailbox));
         }
         None
     }
@@ -451,12 +450,21 @@ mod tests {
             place = receipts.some(from, 4, |mailbox| {
                 mailbox.signal(crate::mailbox::Signal::Leave);
                 some += 1;
+                true
             });
             reached.push(some);
         }
         assert_eq!(reached, [4, 4, 1]);
         assert!(seats.iter().all(|seat| seat.mailbox().take_signals().has(crate::mailbox::Signal::Leave)));
         assert_eq!(receipts.some(3, 0, |_| panic!("nobody was to be reached")), Some(3));
+        // Those it does not want do not count.
+        let (mut looked, mut wanted) = (0, 0);
+        let place = receipts.some(0, 2, |_| {
+            looked += 1;
+            wanted += usize::from(looked % 2 == 0);
+            looked % 2 == 0
+        });
+        assert_eq!((looked, wanted, place), (4, 2, Some(5)), "the fifth left");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod errands;
 pub mod memory;
 mod neighbours;
 mod publish;
+mod spans;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::commands::{Canceled, Command, CommandError, Row, State, Submission, Submitted};
+use crate::commands::{self, Canceled, Command, CommandError, Row, State, Submission, Submitted};
 use crate::connection::Traces;
 use crate::courier::Courier;
 use crate::eventlog::SharedLog;
@@ -33,6 +34,7 @@ use crate::receipts::Receipts;
 use crate::registrar::Registrar;
 use crate::roster::Roster;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{self, Span, Tracer};
 pub use disconnect::DisconnectError;
 use errands::Errands;
 use neighbours::Met;
@@ -121,8 +123,18 @@ impl Router {
     /// # Errors
     /// [`CommandError`].
     pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Submitted, CommandError> {
-        let origin = self.parts.registrar.life().to_string();
+        let mut span = self.begin_span(&submission);
+        let context = span.as_ref().map(Span::context);
+        let origin = commands::origin(&self.parts.registrar.life().to_string(), context);
         let submission = Submission { origin: Some(&origin), ..submission };
+        let submitted = traces::within(context, self.take(submission)).await;
+        if let (Some(span), Err(error)) = (&mut span, &submitted) {
+            span.fail(error.metric_label());
+        }
+        submitted
+    }
+
+    async fn take(self: &Arc<Self>, submission: Submission<'_>) -> Result<Submitted, CommandError> {
         self.measure(&submission).await?;
         let courier = &self.parts.courier;
         let submitted = courier.commands().submit(&submission).await?;
@@ -233,7 +245,7 @@ impl Router {
     /// of the change's event.
     fn spread(self: &Arc<Self>, command: &Command, event: &[u8]) {
         self.waiters.tell(command);
-        let Some(origin) = command.origin.as_deref().and_then(NodeLife::parse) else { return };
+        let Some(origin) = command.waits().and_then(NodeLife::parse) else { return };
         if self.is_me(&origin) {
             return;
         }
@@ -258,6 +270,7 @@ impl Router {
                 tracing::debug!(%to, command = %ending.command, %error, "the origin of a command was not told of it");
             }
         };
+        let told = traces::within(command.trace(), told);
         if self.parts.registrar.directory().knows(&origin) {
             self.errands.to(&origin, told);
         } else {
@@ -272,7 +285,7 @@ impl Router {
             return;
         }
         let (router, device, row) = (Arc::clone(self), device.clone(), row.clone());
-        let errand = async move { router.ring_owner(&device, row).await };
+        let errand = traces::within(traces::current(), async move { router.ring_owner(&device, row).await });
         let begun = if self.is_me(&owner) { self.errands.here(errand) } else { self.errands.to(&owner, errand) };
         if !begun {
             tracing::debug!(%owner, "too many calls to a peer are under way: a command waits for the due sweep");
@@ -443,5 +456,9 @@ impl PeerHandler for Router {
 
     fn trace(&self, device: &DeviceKey, epoch: Epoch, for_s: u32) -> Traced {
         self.trace_here(device, epoch, for_s)
+    }
+
+    fn tracer(&self) -> Option<&Tracer> {
+        self.parts.metrics.tracer()
     }
 }

@@ -8,6 +8,7 @@
 mod config;
 pub mod keys;
 mod link;
+mod rights;
 mod topology;
 mod value;
 
@@ -98,6 +99,19 @@ pub enum ConnectError {
         server: String,
         /// The policy, as `allkeys-lru`.
         policy: String,
+    },
+    /// The gateway's user may not do what it has to: exit 78.
+    #[error(
+        "the user of Redis at {server} lacks rights: ACL SETUSER {user} {rules} gives it them (docs/secured-neighbours.md \
+         has all it needs)"
+    )]
+    Rights {
+        /// Host and port.
+        server: String,
+        /// The user.
+        user: String,
+        /// What is missing, as rules of `ACL SETUSER`.
+        rules: String,
     },
     /// Nobody answered in time: exit 69.
     #[error("no Redis at {urls} within {waited:?}: {reason}")]
@@ -224,6 +238,7 @@ impl Store {
             match timeout_at(end, found).await {
                 Ok(Ok(map)) => {
                     check_policies(&map).await?;
+                    check_rights(&map, config).await?;
                     return Ok(Self::open(config, finder, map));
                 }
                 Ok(Err(StoreError::Refused { code, text })) => {
@@ -467,6 +482,23 @@ async fn check_policies(map: &Map) -> Result<(), ConnectError> {
         }
     }
     Ok(())
+}
+
+/// Refuses to start where the user may not do what the gateway has to; where that cannot be known, goes on.
+async fn check_rights(map: &Map, config: &RedisConfig) -> Result<(), ConnectError> {
+    // Of a cluster one stands for all.
+    let Some(server) = map.of_slot(topology::slot_of(rights::KEY)) else { return Ok(()) };
+    let address = server.link.address.to_string();
+    let rules = match rights::missing(server, config.wait_replicas > 0).await {
+        Ok(rules) => rules,
+        Err(StoreError::Refused { code, .. }) if code == "NOPERM" => rights::TO_ASK.to_owned(),
+        Err(error) => {
+            tracing::warn!(server = address, %error, "whether Redis lets this user do all it has to is not known");
+            return Ok(());
+        }
+    };
+    let user = config.user();
+    if rules.is_empty() { Ok(()) } else { Err(ConnectError::Rights { server: address, user, rules }) }
 }
 
 fn warn_about_policy(server: &str, reason: &str) {

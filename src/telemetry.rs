@@ -1,4 +1,5 @@
-//! What people see of a running node: metrics and logs, their names spelt once.
+//! What people see of a running node: metrics, logs and traces, their names spelt once.
 
 pub mod logs;
 pub mod metrics;
+pub mod traces;

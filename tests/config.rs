@@ -1,9 +1,14 @@
 //! The configuration as its users meet it: the real binary, its exit codes and what it says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "config/mistakes.rs"]
+mod mistakes;
+
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::auth::TokenAlgorithm;
@@ -66,6 +71,10 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         ("TIDEGATE_KAFKA_TOPIC_PREFIX", "x."),
         ("TIDEGATE_KAFKA__PASSWORD_FILE", "nowhere"),
         ("TIDEGATE_TELEMETRY__LOG_FORMAT", "xml"),
+        ("TIDEGATE_TELEMETRY__OTLP_ENDPOINT", "collector:4317"),
+        ("TIDEGATE_TELEMETRY__OTLP_CA", "nowhere.pem"),
+        ("TIDEGATE_TELEMETRY__SAMPLE_RATIO", "5"),
+        ("TIDEGATE_TELEMETRY__TRUST_TRACEPARENT", "perhaps"),
         // Not ours: Kubernetes sets these for a service called tidegate.
         ("TIDEGATE_PORT_8443_TCP", "tcp://10.0.0.1:8443"),
         ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
@@ -91,6 +100,10 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         "kafka.topic_prefix: is not read from there; did you mean TIDEGATE_KAFKA__TOPIC_PREFIX? (environment variable",
         "kafka.password: its file `nowhere` cannot be read: ",
         "telemetry.log_format: `xml` is none of json, text (environment variable TIDEGATE_TELEMETRY__LOG_FORMAT)",
+        "telemetry.otlp_endpoint: `collector:4317` is no collector's address, as http://collector:4317 is (environment",
+        "telemetry.otlp_ca: `nowhere.pem` cannot be read: ",
+        "telemetry.sample_ratio: 5 is not within 0 and 1 (environment variable TIDEGATE_TELEMETRY__SAMPLE_RATIO)",
+        "telemetry.trust_traceparent: is string \"perhaps\", but must be true or false (environment variable TIDE",
     ];
     for command in ["check-config", "serve"] {
         let output = tidegate(dir.path(), &[command, "--config", "tidegate.toml"], &env);
@@ -102,6 +115,22 @@ fn every_mistake_is_named_at_once_by_key_and_by_where_it_came_from() {
         assert!(text.starts_with(&format!("the configuration has {} mistakes:\n", says.len())), "{text}");
         assert_eq!(text.lines().count(), 1 + says.len(), "{text}");
     }
+}
+
+#[test]
+fn a_rebalance_that_would_never_end_or_never_begin_is_a_mistake() {
+    let dir = working(
+        "[rebalance]\nthreshold_percent = 100\nrate_per_s = 0\nsettle_s = 4000\nmax_age_s = 5\nminimum = 0\nenabled = true\n",
+    );
+    let text = stderr(&tidegate(dir.path(), &CHECK, &[]));
+    assert_eq!(text.lines().count(), 5, "{text}");
+    for key in ["threshold_percent", "rate_per_s", "settle_s", "max_age_s"] {
+        assert!(text.contains(&format!("rebalance.{key}: ")), "{key} is missing in\n{text}");
+    }
+    let fine = [("TIDEGATE_REBALANCE__MAX_AGE_S", "86400"), ("TIDEGATE_REBALANCE__ENABLED", "false")];
+    let effective = effective(working("").path(), &fine);
+    assert_eq!(effective["rebalance"]["max_age_s"].as_integer(), Some(86_400));
+    assert_eq!(effective["rebalance"]["enabled"].as_bool(), Some(false));
 }
 
 #[test]
@@ -224,4 +253,27 @@ fn topics_needs_the_section_kafka_and_nothing_else() {
     let apply = ["topics", "--apply", "--timeout", "2s"];
     let nobody = tidegate(dir.path(), &apply, &[("TIDEGATE_KAFKA__BROKERS", "127.0.0.1:9")]);
     assert_eq!(code(&nobody), 69, "{}", stderr(&nobody));
+}
+
+#[test]
+fn topics_ends_when_it_is_told_to_although_kafka_never_answers() {
+    // Its backlog takes the connection, and nobody says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["topics", "--apply", "--timeout", "60s"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env_clear().env("TIDEGATE_KAFKA__BROKERS", silent.local_addr().unwrap().to_string());
+    let mut told = command.spawn().unwrap();
+    // Once it asks Kafka it takes signals: without that the first process of a container goes on.
+    let _held = loop {
+        match silent.accept() {
+            Ok(connection) => break connection,
+            Err(_) => assert_eq!(told.try_wait().unwrap(), None, "it ended before it asked"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(Command::new("kill").args(["-TERM", &told.id().to_string()]).status().unwrap().success());
+    let output = told.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+    assert!(stderr(&output).contains("told to end"), "{}", stderr(&output));
 }

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::connection::{End, Entry, Node, Transport, serve};
-use tidegate::eventlog::{AppendError, Deliveries, EventLog, LogFuture, Outcome, Pending, ProbeError, Record, Ticket};
+use tidegate::eventlog::{
+    AppendError, Deliveries, EventLog, LogFuture, Outcome, Pending, ProbeError, Record, Ticket, Topic,
+};
 use tidegate::id::DeviceKey;
 use tidegate::limits::Limits;
 use tidegate::protocol::Encoding;
@@ -18,7 +20,7 @@ use tidegate::protocol::close::CloseReason;
 use tidegate::receipts::{Batch, Receipts};
 use tidegate::telemetry::metrics::{
     ConnectionState, DisconnectReason, Initiator, Metrics, PausedCode, PeerKind, ReceivedType, RefusedCode,
-    SecurityEvent, SentType,
+    SecurityEvent, SentType, ShedReason,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +41,10 @@ impl EventLog for HeldLog {
 
     fn pending(&self) -> Pending {
         Pending { stalled_ms: self.stalled_ms.load(Ordering::Relaxed), ..Pending::default() }
+    }
+
+    fn pending_in(&self, _: Topic) -> Pending {
+        self.pending()
     }
 
     fn probe(&self, _: Duration) -> LogFuture<'_, Result<(), ProbeError>> {
@@ -383,7 +389,7 @@ async fn above_the_nodes_cap_the_connection_that_brings_more_is_shed_with_a_hint
     assert_eq!(peer.frame().await.1[..2], 4100u16.to_be_bytes());
     drop(peer);
     assert_eq!(end.await.unwrap(), End::Gateway(CloseReason::Overloaded));
-    assert_eq!(rig.node.metrics.shed.get(), 1);
+    assert_eq!(rig.node.metrics.shed.of(ShedReason::Overloaded).get(), 1);
     rig.assert_nothing_left();
 }
 

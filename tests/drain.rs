@@ -136,7 +136,11 @@ fn while_load_balancers_find_out_devices_are_let_in_and_then_served_until_their_
     assert_eq!(goaway["reason"], "restart");
     assert!(goaway["retry_after_ms"].as_u64().unwrap() < goaway["deadline_ms"].as_u64().unwrap(), "{goaway}");
     assert_eq!(a.metric("tidegate_draining", &[]), 1.0);
-    assert_eq!(a.metric("tidegate_shed_total", &[]), 1.0);
+    assert_eq!(a.metric("tidegate_shed_total", &["reason=\"drain\""]), 1.0);
+    assert_eq!(a.metric("tidegate_leaving_connections", &["device"]), 1.0);
+    assert_eq!(a.metric("tidegate_drain_budget_seconds", &[]), 44.0);
+    assert_eq!(a.metric("tidegate_readiness", &["reason=\"leaving\""]), 1.0);
+    assert!(a.metric("tidegate_drain_began_timestamp_seconds", &[]) > 1e9);
     assert_eq!(state(&a)["state"], "leaving");
     // Case 46.
     assert_eq!(try_device(&a, &token).map(|_| ()), Err(503));

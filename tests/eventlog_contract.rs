@@ -130,6 +130,10 @@ impl EventLog for Shared {
     fn pending(&self) -> tidegate::eventlog::Pending {
         self.0.pending()
     }
+
+    fn pending_in(&self, topic: Topic) -> tidegate::eventlog::Pending {
+        self.0.pending_in(topic)
+    }
     fn probe(&self, timeout: Duration) -> tidegate::eventlog::LogFuture<'_, Result<(), ProbeError>> {
         self.0.probe(timeout)
     }
@@ -345,6 +349,9 @@ fn order_and_reports(bench: &Bench) {
     bench.reports.assert_each_once(Outcome::Stored, &[]);
     assert_eq!(bench.reports.of(0), [(br#"{"seq":1}"#.len(), Outcome::Stored)], "{}", bench.name);
     assert_eq!(bench.log.pending(), tidegate::eventlog::Pending::default(), "{}", bench.name);
+    for topic in Topic::ALL {
+        assert_eq!(bench.log.pending_in(topic), tidegate::eventlog::Pending::default(), "{} {topic:?}", bench.name);
+    }
     let seen = (bench.read)(Topic::Telemetry);
     assert_eq!(seen.len(), 2_000, "{}", bench.name);
     assert_complete_and_in_order(bench.name, &seen, 20, 1..101);
@@ -479,6 +486,10 @@ async fn a_memory_log_that_is_held_reports_nothing_and_stalls() {
     assert_eq!(log.append(&one_more, Ticket(4)), Err(AppendError::Full));
     assert_eq!(log.probe(Duration::from_millis(20)).await, Err(ProbeError::Timeout(Duration::from_millis(20))));
     assert_eq!((reports.count(), log.pending().messages, log.pending().bytes), (0, 3, 6));
+    let status = tidegate::eventlog::Pending::default();
+    let (waits, stands) = (log.pending_in(Topic::Telemetry), log.pending_in(Topic::Status));
+    assert_eq!((waits.messages, waits.bytes, stands), (3, 6, status), "each topic by itself");
+    assert!(waits.stalled_ms >= 20);
     assert!(log.pending().stalled_ms >= 20);
     assert_eq!(metrics.publish_pending_messages_capacity.get(), 3);
     log.release();
@@ -610,6 +621,7 @@ async fn an_outage_stalls_and_loses_nothing() {
     let patience = Instant::now() + WAIT;
     while log.pending().stalled_ms < 1_500 {
         assert!(Instant::now() < patience && log.pending().messages == 1_000, "{:?}", log.pending());
+        assert_eq!((log.pending_in(Topic::Telemetry).messages, log.pending_in(Topic::Status).messages), (1_000, 0));
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(matches!(log.probe(Duration::from_millis(50)).await, Err(ProbeError::Timeout(_))));

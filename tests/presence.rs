@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate::connection::{Entry, Node, serve};
 use tidegate::eventlog::{
-    AppendError, Deliveries, EventLog, Kind, LogFuture, Outcome, Pending, ProbeError, Record, Ticket,
+    AppendError, Deliveries, EventLog, Kind, LogFuture, Outcome, Pending, ProbeError, Record, Ticket, Topic,
 };
 use tidegate::id::{Boot, DeviceKey, NodeName};
 use tidegate::keeper::{Keeper, Parts};
@@ -85,6 +85,10 @@ impl EventLog for WatchedLog {
 
     fn pending(&self) -> Pending {
         Pending::default()
+    }
+
+    fn pending_in(&self, _: Topic) -> Pending {
+        self.pending()
     }
 
     fn probe(&self, _: Duration) -> LogFuture<'_, Result<(), ProbeError>> {

@@ -132,8 +132,8 @@ class Document:
             "address": f"/v1/{channel}",
             "title": title,
             "description": f"A WebSocket of {who}. {TRANSLATED} Ignore every type and field you do not know. Times are "
-            "Unix milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` lists the "
-            "statuses, `x-close-codes` what a connection ends with.",
+            "Unix milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` lists "
+            "the statuses, `x-close-codes` what a connection ends with.",
             "servers": [{"$ref": "#/servers/public"}],
             "messages": {},
             "bindings": {

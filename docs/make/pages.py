@@ -15,6 +15,7 @@ a { color: var(--link); }
 h1 { font-size: 1.7rem; }
 h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
 h3, h4 { margin-top: 2rem; }
+h4 { font-size: 1.15rem; }
 code, pre { font: .88em/1.45 ui-monospace, monospace; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: 4px; }
 table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
@@ -91,6 +92,8 @@ class Schemas:
             return code(node["const"])
         if "enum" in node:
             return " | ".join(code(value) for value in node["enum"])
+        if "properties" in node and "title" in node:
+            return code(node["title"])
         branches = node.get("anyOf") or node.get("oneOf")
         if branches and "properties" not in node:
             return " or ".join(dict.fromkeys(self.kind(branch) for branch in branches))

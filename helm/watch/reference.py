@@ -14,8 +14,12 @@ GROUPS = [
             "disconnects",
             "ping",
             "paused",
+            "leaving",
+            "parked",
             "shed",
-            "draining",
+            "rebalance",
+            "drain",
+            "readiness",
             "security",
             "refused",
             "revocations",
@@ -24,8 +28,8 @@ GROUPS = [
     ("Messages", ("messages",)),
     ("Records to Kafka", ("publish", "producer", "shutdown")),
     ("Commands", ("command",)),
+    ("The node", ("probe", "runtime", "log", "trace", "jwks", "certificate", "peer_certificate", "build", "process")),
     ("Between nodes", ("peer", "ownership")),
-    ("The node", ("probe", "runtime", "log", "jwks", "certificate", "build", "process")),
 ]
 
 

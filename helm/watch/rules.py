@@ -253,6 +253,14 @@ def nodes():
             "It expires in {{ $value | humanizeDuration }}. After that no device that checks certificates can connect.",
         ),
         alert(
+            "TidegatePeerCertificateExpiring",
+            "(tidegate_peer_certificate_expiry_timestamp_seconds > 0) - time() < 7 * 86400",
+            "1h",
+            "critical",
+            f"The certificate that {WHO} shows its peers expires within a week, or has expired",
+            "It expires in {{ $value | humanizeDuration }}. After that no node reaches it: commands for its devices wait in the queue.",
+        ),
+        alert(
             "TidegateLogLinesLost",
             "increase(tidegate_log_lines_lost_total[10m]) > 0",
             "5m",
@@ -286,7 +294,7 @@ def connections():
             "15m",
             "warning",
             f"{WHO} holds many more connections than the others",
-            "{{ $value | humanize }} times the mean, and no node has drained for a while. Long connections do not move by themselves.",
+            "{{ $value | humanize }} times the mean, and no node has drained for a while. It should tell devices to move by itself, and they do not stay away.",
         ),
         alert(
             "TidegateReconnectStorm",
@@ -317,11 +325,12 @@ def connections():
         ),
         alert(
             "TidegateDrainOverBudget",
-            f"{left} > 0 and on ({NODE}) tidegate_draining == 1",
-            "10m",
+            f"{left} > 0\n"
+            f"and on ({NODE}) time() - (tidegate_drain_began_timestamp_seconds > 0) > tidegate_drain_budget_seconds",
+            "1m",
             "warning",
-            f"{WHO} has drained for more than ten minutes",
-            "{{ $value | humanize }} connections are still there. No default budget is that long, and node autoscalers do not wait longer.",
+            f"{WHO} drains for longer than its budget",
+            "{{ $value | humanize }} connections are still there, although `drain.propagation_s` and `drain.budget_s` are over.",
         ),
     ]
 

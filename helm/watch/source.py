@@ -113,7 +113,7 @@ def node():
     missing = set(types) - made
     if missing or len(found) < 30:
         raise Unreadable(f"{METRICS}: {sorted(missing)} are not made in a line of their own")
-    for name, help_text in re.findall(r'self\.one\("(probe_\w+)", "([^"]+)"', text):
+    for name, help_text in re.findall(r'make\.one\("(probe_\w+)", "([^"]+)"', text):
         found["tidegate_" + name] = Metric(
             "tidegate_" + name, "gauge", help_text, {"path": set(known["ProbePath"][1])}, {"path": "ProbePath"}
         )

@@ -22,6 +22,7 @@ pub mod paced;
 pub mod page;
 pub mod plot;
 pub mod profile;
+pub mod rehearsal;
 pub mod report;
 pub mod run;
 pub mod summary;

@@ -254,6 +254,8 @@ pub enum Manners {
     ReadsNothing,
     /// Sends what is no message: it is refused again and again.
     Malformed,
+    /// Does not know `goaway`, and never comes back after a close frame: `close_drop` asks for closes without one.
+    Stock,
 }
 
 /// Connections that are ended from the device's side.

@@ -11,8 +11,8 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::refusal::{Refusal, answer};
-use super::{Agreed, Agreement, Gate, origin};
-use crate::auth::{AuthError, Identity, Verified};
+use super::{Agreed, Agreement, Gate, Shown, origin};
+use crate::auth::{AuthError, Certified, Identity, Verified, Why};
 use crate::connection::{Entry, Farewell};
 use crate::id::DeviceKey;
 use crate::protocol::close::CloseReason;
@@ -71,7 +71,7 @@ async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request,
         PeerKind::App if !origin::is_allowed(&parts.headers, &gate.allowed_origins) => {
             Err(Problem::new(StatusCode::FORBIDDEN, "this origin is not allowed (public.allowed_origins)").into())
         }
-        _ => judge(gate, &wish, peer, door).await,
+        _ => judge(gate, &wish, Caller { peer, shown: parts.extensions.get(), door }).await,
     };
     let mut request = Request::from_parts(parts, body);
     let agreement = match verdict {
@@ -97,6 +97,23 @@ async fn handshake(gate: &Gate, agreed: &Agreed, peer: IpAddr, request: Request,
     }
 }
 
+/// Who is at which door.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    peer: IpAddr,
+    /// The certificate it showed.
+    shown: Option<&'a Shown>,
+    door: PeerKind,
+}
+
+/// Somebody who may come in.
+struct Admitted {
+    key: DeviceKey,
+    verified: Option<Verified>,
+    /// Until when, in Unix milliseconds.
+    expires_at_ms: Option<i64>,
+}
+
 /// What can be told from the request alone.
 fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
     if !origin::is_served(request, &gate.hosts) {
@@ -106,7 +123,7 @@ fn wish(gate: &Gate, request: &Parts) -> Result<Wish, Problem> {
 }
 
 /// Whether the one who wishes may: what costs least is asked first.
-async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result<Entry, Refusal> {
+async fn judge(gate: &Gate, wish: &Wish, caller: Caller<'_>) -> Result<Entry, Refusal> {
     let node = &gate.node;
     if !node.lets_in() {
         let problem = Problem::later(StatusCode::SERVICE_UNAVAILABLE, "this node is leaving: connect again", 1);
@@ -116,12 +133,12 @@ async fn judge(gate: &Gate, wish: &Wish, peer: IpAddr, door: PeerKind) -> Result
         let detail = "this node holds as many connections as it may: connect again";
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 2).into());
     }
-    let (key, verified) = verify(gate, wish, peer, door).await?;
-    let tenure = match door {
-        PeerKind::Device => claim(gate, wish, &key).await?,
+    let admitted = verify(gate, wish, caller).await?;
+    let tenure = match caller.door {
+        PeerKind::Device => claim(gate, wish, &admitted.key).await.map_err(|refusal| refusal.of(&admitted.key))?,
         PeerKind::App => None,
     };
-    Ok(entry(key, verified, wish, door, tenure))
+    Ok(entry(admitted, wish, caller.door, tenure))
 }
 
 /// Makes a device this node's. What is returned gives it back where no connection comes of it.
@@ -137,13 +154,8 @@ async fn claim(gate: &Gate, wish: &Wish, key: &DeviceKey) -> Result<Option<Box<T
     }
 }
 
-fn entry(
-    key: DeviceKey,
-    verified: Option<Verified>,
-    wish: &Wish,
-    kind: PeerKind,
-    tenure: Option<Box<Tenure>>,
-) -> Entry {
+fn entry(admitted: Admitted, wish: &Wish, kind: PeerKind, tenure: Option<Box<Tenure>>) -> Entry {
+    let Admitted { key, verified, expires_at_ms } = admitted;
     let app = verified.as_ref().and_then(|verified| match &verified.identity {
         Identity::App(app) => Some(Box::new(app.clone())),
         Identity::Device(_) => None,
@@ -158,31 +170,20 @@ fn entry(
         deflate: wish.deflate,
         heartbeat_s: wish.heartbeat_s,
         max_bytes: wish.max_bytes,
-        token_expires_ms: verified.as_ref().map(|verified| verified.expires_at_ms),
+        token_expires_ms: expires_at_ms,
         signed_by: verified.map(|verified| verified.key),
         close_drop: wish.close_drop,
         early: Vec::new(),
     }
 }
 
-async fn verify(
-    gate: &Gate,
-    wish: &Wish,
-    peer: IpAddr,
-    door: PeerKind,
-) -> Result<(DeviceKey, Option<Verified>), Refusal> {
-    // One answer for whatever is wrong with a token: the reason is for the log.
-    let unauthorized =
-        |why| Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() };
-    let Some((token, _)) = &wish.token else {
-        return match &gate.anonymous {
-            Some(key) if peer.is_loopback() && door == PeerKind::Device => {
-                let denied = gate.node.revocations.denial(key, true, None).is_some();
-                if denied { Err(blocked()) } else { Ok((key.clone(), None)) }
-            }
-            _ => Err(unauthorized("no token")),
-        };
-    };
+/// One answer for whatever is wrong with what somebody shows: the reason is for the log.
+fn unauthorized(why: &'static str) -> Refusal {
+    Refusal { why, ..Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed").into() }
+}
+
+async fn verify(gate: &Gate, wish: &Wish, caller: Caller<'_>) -> Result<Admitted, Refusal> {
+    let Some((token, _)) = &wish.token else { return without_token(gate, caller) };
     let auth = gate.node.auth.as_ref().ok_or_else(|| unauthorized("nobody judges tokens here"))?;
     let verified = match auth.verify(token, gate.node.now().unix_ms).await {
         Ok(verified) => verified,
@@ -194,14 +195,46 @@ async fn verify(
             return Err(Refusal { outcome: AttemptOutcome::KeysUnavailable, ..problem.into() });
         }
     };
-    let detail = match (&verified.identity, door) {
+    let detail = match (&verified.identity, caller.door) {
+        (Identity::Device(device), PeerKind::Device) if is_anothers(gate, caller, device.key()) => {
+            "the token is another device's than the certificate"
+        }
         (Identity::Device(_), PeerKind::Device) | (Identity::App(_), PeerKind::App) => {
-            return Ok((verified.identity.key().clone(), Some(verified)));
+            let key = verified.identity.key().clone();
+            return Ok(Admitted { key, expires_at_ms: Some(verified.expires_at_ms), verified: Some(verified) });
         }
         (Identity::Device(_), PeerKind::App) => "this is a device's token: devices use /v1/device",
         (Identity::App(_), PeerKind::Device) => "the token's scope has no `device`",
     };
-    Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
+    Err(Refusal::from(Problem::new(StatusCode::FORBIDDEN, detail)).of(verified.identity.key()))
+}
+
+/// A device by its certificate; in development, one that anybody may be.
+fn without_token(gate: &Gate, caller: Caller<'_>) -> Result<Admitted, Refusal> {
+    if caller.door != PeerKind::Device {
+        return Err(unauthorized("no token"));
+    }
+    let (key, expires_at_ms) = match (certified(gate, caller), &gate.anonymous) {
+        (Some(Ok(certified)), _) => (certified.identity.key().clone(), Some(certified.expires_at_ms)),
+        (Some(Err(why)), _) => return Err(unauthorized(why.label())),
+        (None, Some(key)) if caller.peer.is_loopback() => (key.clone(), None),
+        (None, _) => return Err(unauthorized("no token")),
+    };
+    if gate.node.revocations.denial(&key, true, None).is_some() {
+        return Err(blocked());
+    }
+    Ok(Admitted { key, verified: None, expires_at_ms })
+}
+
+/// Whose the certificate is that a client showed, if it showed one.
+fn certified(gate: &Gate, caller: Caller<'_>) -> Option<Result<Certified, Why>> {
+    let (auth, Shown(certificate)) = (gate.node.auth.as_ref()?, caller.shown?);
+    Some(auth.certified(certificate, &gate.client_tenants))
+}
+
+/// Whether the certificate names a device, and another one.
+fn is_anothers(gate: &Gate, caller: Caller<'_>, key: &DeviceKey) -> bool {
+    matches!(certified(gate, caller), Some(Ok(certified)) if certified.identity.key() != key)
 }
 
 fn blocked() -> Refusal {

@@ -10,7 +10,7 @@ use axum::routing::get;
 use http::StatusCode;
 
 use crate::connection::Node;
-use crate::telemetry::metrics::ProbePath;
+use crate::telemetry::metrics::{ProbePath, Readiness};
 
 const STARTING: u8 = 0;
 const READY: u8 = 1;
@@ -66,13 +66,24 @@ impl Health {
         self.has_started() && !self.cut_off.load(Ordering::Relaxed) && !self.is_draining()
     }
 
-    fn word(&self) -> &'static str {
+    /// The same with the reason.
+    pub fn readiness(&self) -> Readiness {
         match self.stage.load(Ordering::Relaxed) {
-            STARTING => "starting",
-            READY if self.sends_away.load(Ordering::Relaxed) => "cut off from kafka, sending devices to the others",
-            READY if self.cut_off.load(Ordering::Relaxed) => "cut off from kafka",
-            READY => "ready",
-            _ => "leaving",
+            STARTING => Readiness::Starting,
+            READY if self.sends_away.load(Ordering::Relaxed) => Readiness::SendingAway,
+            READY if self.cut_off.load(Ordering::Relaxed) => Readiness::CutOff,
+            READY => Readiness::Ready,
+            _ => Readiness::Leaving,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.readiness() {
+            Readiness::Starting => "starting",
+            Readiness::SendingAway => "cut off from kafka, sending devices to the others",
+            Readiness::CutOff => "cut off from kafka",
+            Readiness::Ready => "ready",
+            Readiness::Leaving => "leaving",
         }
     }
 }
@@ -126,6 +137,7 @@ async fn readyz(State(inside): State<Inside>, RawQuery(query): RawQuery) -> Resp
 }
 
 async fn metrics(State(inside): State<Inside>) -> Response {
+    inside.node.metrics.readiness.show(inside.health.readiness());
     let text = inside.node.metrics.render();
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

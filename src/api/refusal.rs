@@ -8,6 +8,7 @@ use axum::response::Response;
 use http::StatusCode;
 
 use super::Gate;
+use crate::id::DeviceKey;
 use crate::socket::upgrade::Problem;
 use crate::telemetry::metrics::AttemptOutcome;
 
@@ -18,6 +19,8 @@ pub(super) struct Refusal {
     pub(super) outcome: AttemptOutcome,
     /// What exactly failed, where the answer does not tell: for the log.
     pub(super) why: &'static str,
+    /// Who it is, where that is known for sure.
+    pub(super) who: Option<DeviceKey>,
 }
 
 impl From<Problem> for Refusal {
@@ -31,16 +34,22 @@ impl From<Problem> for Refusal {
             StatusCode::SERVICE_UNAVAILABLE => AttemptOutcome::Overloaded,
             _ => AttemptOutcome::BadRequest,
         };
-        Self { outcome, why: problem.detail, problem }
+        Self { outcome, why: problem.detail, problem, who: None }
     }
 }
 
 impl Refusal {
+    /// The same of somebody whose token is good.
+    pub(super) fn of(self, who: &DeviceKey) -> Self {
+        Self { who: Some(who.clone()), ..self }
+    }
+
     /// Counts it and writes its line.
     pub(super) fn note(&self, gate: &Gate, peer: IpAddr) {
         gate.node.metrics.connection_attempts.of(self.outcome).inc();
         let status = self.problem.status.as_u16();
-        tracing::info!(status, why = self.why, %peer, "a handshake was refused");
+        let (tenant, device) = (self.who.as_ref().map(DeviceKey::tenant), self.who.as_ref().map(DeviceKey::device));
+        tracing::info!(status, why = self.why, tenant, device, %peer, "a handshake was refused");
     }
 
     /// Waits where the client should not come back at once: small clients cannot read `Retry-After`, so the answer itself

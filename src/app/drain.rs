@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::Signals;
+use super::pace::Pace;
 use crate::api::Health;
+use crate::clock::unix_ms;
 use crate::config::{Config, DrainConfig};
 use crate::connection::{Departure, Node};
 use crate::keeper::Keeper;
 use crate::protocol::close::CloseReason;
 use crate::router::Router;
+use crate::telemetry::metrics::{CutShort, ShedReason};
 use plan::{GRACE, Plan};
 
 /// How long a leaving node tries to have its rows removed, its presence and the events of its commands published; its lease
@@ -27,8 +30,6 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 /// What the log gets at least to be flushed, and at most where it stores nothing.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(5);
-/// Turns of telling connections, a second.
-const TURNS_A_SECOND: usize = 10;
 /// How often it is looked whether this node alone lacks Kafka.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -45,7 +46,7 @@ pub(super) async fn leave(
 ) {
     tracing::info!(connections = node.receipts.connections(), "leaving: unready now");
     health.leaving();
-    node.metrics.draining.set(1);
+    set_draining(node, true);
     let propagation = Duration::from_secs(config.drain.propagation_s);
     tokio::select! {
         () = tokio::time::sleep(propagation) => {}
@@ -62,9 +63,13 @@ pub(super) async fn leave(
     tokio::select! {
         () = everybody_leaves(node, plan.rate_per_s) => {}
         () = tokio::time::sleep_until(begun + plan.stop_at) => {
-            tracing::warn!(left = node.receipts.connections(), "the time to leave is over: the rest is closed at once");
+            let left = cut_short(node, CutShort::Budget);
+            tracing::warn!(left, "the time to leave is over: the rest is closed at once");
         }
-        () = signals.leave() => tracing::info!(left = node.receipts.connections(), "told again: the rest is closed at once"),
+        () = signals.leave() => {
+            let left = cut_short(node, CutShort::Signal);
+            tracing::info!(left, "told again: the rest is closed at once");
+        }
     }
     tokio::select! {
         () = super::wait_for_connections(node, end) => {}
@@ -87,6 +92,18 @@ pub(super) async fn leave(
     tracing::info!("left");
 }
 
+fn set_draining(node: &Node, draining: bool) {
+    node.metrics.draining.set(i64::from(draining));
+    node.metrics.drain_began.set(if draining { unix_ms() / 1_000 } else { 0 });
+}
+
+/// Counts those that are not left the time they were told they have.
+fn cut_short(node: &Node, cause: CutShort) -> usize {
+    let left = node.receipts.connections();
+    node.metrics.drain_cut_short.of(cause).inc_by(left as u64);
+    left
+}
+
 /// Tells everybody to leave, so many a second, and waits until all are gone.
 async fn everybody_leaves(node: &Node, rate_per_s: u64) {
     send_away(node, rate_per_s).await;
@@ -97,26 +114,26 @@ async fn everybody_leaves(node: &Node, rate_per_s: u64) {
 
 /// Tells everybody to leave, so many a second; a line a second says how many were.
 async fn send_away(node: &Node, rate_per_s: u64) {
-    let mut turns = tokio::time::interval(Duration::from_secs(1) / TURNS_A_SECOND as u32);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut place, mut owed, mut told) = (Some(0), 0, node.metrics.shed.get());
+    let mut pace = Pace::new(rate_per_s);
+    let (mut place, mut told) = (Some(0), told_to_leave(node));
     for turn in 1.. {
         let Some(from) = place else { break };
-        turns.tick().await;
-        owed += usize::try_from(rate_per_s).unwrap_or(usize::MAX / 2);
-        place = node.send_away(from, owed / TURNS_A_SECOND);
-        owed %= TURNS_A_SECOND;
-        if turn % TURNS_A_SECOND == 0 {
+        place = node.send_away(from, pace.turn().await);
+        if turn % Pace::TURNS_A_SECOND == 0 {
             log_told(node, &mut told, rate_per_s);
         }
     }
     // Those told last have not all been woken yet.
-    turns.tick().await;
+    pace.turn().await;
     log_told(node, &mut told, rate_per_s);
 }
 
+fn told_to_leave(node: &Node) -> u64 {
+    node.metrics.shed.of(ShedReason::Drain).get() + node.metrics.shed.of(ShedReason::CutOff).get()
+}
+
 fn log_told(node: &Node, before: &mut u64, rate_per_s: u64) {
-    let told = node.metrics.shed.get();
+    let told = told_to_leave(node);
     let since = told - std::mem::replace(before, told);
     tracing::info!(
         told = since,
@@ -143,6 +160,8 @@ fn millis(duration: Duration) -> u64 {
 /// Sends the devices to the other nodes whenever this one has lacked Kafka for `cut_off_s` while another has it, and lets
 /// devices in again when that is over. Ends with the runtime, or when the node leaves.
 pub(super) fn watch(config: &DrainConfig, node: &Arc<Node>, health: &Arc<Health>, keeper: &Arc<Keeper>) {
+    let budget_s = config.propagation_s.saturating_add(config.budget_s);
+    node.metrics.drain_budget_s.set(i64::try_from(budget_s).unwrap_or(i64::MAX));
     let watch = Watch {
         after: Duration::from_secs(config.cut_off_s),
         rate_per_s: u64::from(config.rate_per_s),
@@ -184,7 +203,7 @@ impl Watch {
         let connections = self.node.receipts.connections();
         tracing::warn!(connections, "this node alone lacks Kafka for too long: its devices are sent to the others");
         self.health.set_sends_away(true);
-        self.node.metrics.draining.set(1);
+        set_draining(&self.node, true);
         let grace_ms = millis(GRACE);
         self.node.close_doors(Departure { reason: CloseReason::Moved, grace_ms, until_ms: u64::MAX });
         tokio::select! {
@@ -197,7 +216,7 @@ impl Watch {
         self.node.open_doors(CloseReason::Moved);
         self.health.set_sends_away(false);
         if !self.health.is_leaving() {
-            self.node.metrics.draining.set(0);
+            set_draining(&self.node, false);
             tracing::info!("this node does not lack Kafka alone any more: it lets devices in");
         }
     }

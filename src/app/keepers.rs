@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::api::Health;
 use crate::connection::{Node, TICK_MS};
+use crate::eventlog::Topic;
 use crate::keeper::{Keeper, Parts};
 use crate::ownership::NodeState;
 use crate::receipts::Batch;
 use crate::registrar::Registrar;
 use crate::revocations::memory::MemoryTopic;
-use crate::telemetry::metrics::ProbePath;
+use crate::telemetry::metrics::{ProbePath, RebalanceState};
 
 const FLOW_EVERY: Duration = Duration::from_millis(100);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ pub(crate) fn keeper(node: &Node, registrar: &Arc<Registrar>, address: String) -
 
 /// Starts them all; they end with the runtime.
 pub(crate) fn spawn(node: &Arc<Node>, health: &Arc<Health>, keeper: &Arc<Keeper>) {
+    node.metrics.rebalance_state.show(RebalanceState::Off);
     keeper.spawn();
     tokio::spawn(report(Arc::clone(health), Arc::clone(keeper)));
     tokio::spawn(hand_out(Arc::clone(node)));
@@ -84,6 +86,8 @@ async fn watch_flow(node: Arc<Node>) {
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.publish_pending_bytes_capacity.set(gauge(node.limits.node_budget_bytes));
     metrics.connections_capacity.set(gauge(node.limits.max_connections));
+    metrics.handshakes_capacity.set(gauge(node.limits.max_handshakes));
+    metrics.parked_bytes_capacity.set(gauge(node.limits.parked_bytes));
     let mut every = tokio::time::interval(FLOW_EVERY);
     loop {
         every.tick().await;
@@ -91,6 +95,12 @@ async fn watch_flow(node: Arc<Node>) {
         let pending = node.log.pending();
         metrics.publish_pending_messages.set(gauge(pending.messages));
         metrics.publish_pending_bytes.set(gauge(pending.bytes));
+        for topic in Topic::ALL {
+            let pending = node.log.pending_in(topic);
+            metrics.publish_topic_pending.of(topic.label()).set(gauge(pending.messages));
+            metrics.publish_stalled_s.of(topic.label()).set(Duration::from_millis(pending.stalled_ms).as_secs_f64());
+        }
+        metrics.parked_bytes.set(gauge(node.receipts.parked()));
         let failures = node.auth.as_ref().map_or(0, |auth| auth.refresh_failures());
         // This task alone counts there.
         metrics.jwks_refresh_failures.inc_by(failures.saturating_sub(metrics.jwks_refresh_failures.get()));

@@ -10,14 +10,15 @@ use crate::keeper::Keeper;
 use crate::peer::{GrpcPeers, PeerHandler, PeerServer, PeerTimes, PeerTls};
 use crate::registrar::Registrar;
 use crate::router::{Parts, Router};
+use crate::telemetry::metrics::Metrics;
 
 /// Certificates for peers, checked before anything is connected; none where the configuration says plaintext.
 ///
 /// # Errors
 /// They cannot be used: exit 78.
-pub(super) fn tls(config: &Config) -> Result<Option<Arc<PeerTls>>, String> {
+pub(super) fn tls(config: &Config, metrics: &Metrics) -> Result<Option<Arc<PeerTls>>, String> {
     let tls = PeerTls::load(&config.peer).map_err(|error| format!("peer.tls_cert: {error}"))?;
-    Ok(tls.map(Arc::new))
+    Ok(tls.map(|tls| Arc::new(tls.shown_in(metrics))))
 }
 
 /// A router whose peers cannot ask it yet.

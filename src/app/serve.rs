@@ -14,7 +14,7 @@ use crate::api::{self, Gate, Health, Hops};
 use crate::auth::Authenticator;
 use crate::commands::redis::RedisCommands;
 use crate::config::{Config, LogFormat};
-use crate::connection::Node;
+use crate::connection::{Ages, Node};
 use crate::eventlog::kafka::{KafkaLog, StartError};
 use crate::id::NodeName;
 use crate::keeper::Keeper;
@@ -29,6 +29,7 @@ use crate::socket::tls::{CertReloader, TlsFiles};
 use crate::store::Store;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::otlp::{Exporter, OtlpSettings};
 
 /// The configuration is wrong (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -36,6 +37,9 @@ const EXIT_CONFIG: u8 = 78;
 const EXIT_UNAVAILABLE: u8 = 69;
 /// A node that could not be made known tries again after this.
 const INTRODUCED_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a leaving node tries to have its last spans taken.
+const SPANS_SENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a node did not serve: exit code and text.
 struct Failure(u8, String);
@@ -78,9 +82,10 @@ async fn run(config: Config) -> Result<(), Failure> {
     let json = config.telemetry.log_format == LogFormat::Json;
     logs::init(&config.telemetry.log, json, metrics.log_lines_lost.clone())
         .map_err(|error| Failure::config(error.to_string()))?;
+    let exporter = exporter(&config, &metrics)?;
     super::raise_open_files(config.limits.max_connections);
     let tls = tls(&config, &metrics)?;
-    let peer_tls = peers::tls(&config).map_err(Failure::config)?;
+    let peer_tls = peers::tls(&config, &metrics).map_err(Failure::config)?;
     let begin = async {
         let made = node(&config, metrics, peer_tls).await?;
         let consumers = consumers::begin(&config, &made.node).await.map_err(not_begun)?;
@@ -94,6 +99,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let health = Arc::new(Health::default());
     super::keepers::spawn(&node, &health, &keeper);
     super::drain::watch(&config.drain, &node, &health, &keeper);
+    super::rebalance::watch(&config.rebalance, &node, &health);
     let public = bind(&config.public.listen, "public.listen")?;
     let internal = bind(&config.internal.listen, "internal.listen")?;
     let routes = api::internal(Arc::clone(&node), Arc::clone(&health));
@@ -110,7 +116,26 @@ async fn run(config: Config) -> Result<(), Failure> {
     signals.leave().await;
     super::drain::leave(&config, &node, &health, (&keeper, &router), accepting, &mut signals).await;
     consumers.stop().await;
+    if let Some(exporter) = exporter {
+        exporter.stop(SPANS_SENT_WITHIN).await;
+    }
     Ok(())
+}
+
+/// What sends spans, where the configuration says to whom.
+fn exporter(config: &Config, metrics: &Metrics) -> Result<Option<Exporter>, Failure> {
+    let telemetry = &config.telemetry;
+    if telemetry.otlp_endpoint.is_empty() {
+        return Ok(None);
+    }
+    let settings = OtlpSettings {
+        endpoint: telemetry.otlp_endpoint.clone(),
+        ca: telemetry.otlp_ca.clone(),
+        ratio: telemetry.sample_ratio,
+        node: config.node.effective_name(),
+    };
+    let exporter = Exporter::start(&settings, metrics);
+    exporter.map(Some).map_err(|error| Failure::config(format!("telemetry.otlp_endpoint: {error}")))
 }
 
 /// A node that is known to the others.
@@ -137,7 +162,9 @@ async fn node(config: &Config, metrics: Metrics, peer_tls: Option<Arc<PeerTls>>)
     let (registrar, store) = registrar?;
     let auth = Some(Arc::new(auth));
     let mut node = Node::new(config.limits.clone(), Arc::new(log), receipts, auth, metrics);
+    node.ages = Ages::new(config.rebalance.max_age_s, config.rebalance.rate_per_s);
     node.registrar = Some(Arc::clone(&registrar));
+    node.trust_traceparent = config.telemetry.trust_traceparent;
     let courier = peers::courier(Arc::new(RedisCommands::new(store)), &node);
     node.courier = Some(Arc::clone(&courier));
     let peers = peers::listen(config, peer_tls, &node, courier, &registrar).await.map_err(Failure::other)?;
@@ -190,6 +217,7 @@ fn gate(config: &Config, node: &Arc<Node>, router: &Arc<Router>, consumers: &Con
     gate.hosts = config.public.hosts.clone();
     gate.allowed_origins = config.public.allowed_origins.clone();
     gate.hops = hops;
+    gate.client_tenants = config.public.client_tenants.clone();
     gate.router = Some(Arc::clone(router));
     gate.revocations = Some(consumers.revocation_writer());
     gate.api_elsewhere = !config.api.listen.is_empty();

@@ -161,11 +161,7 @@ impl<'a> Parsed<'a> {
     }
 
     fn key(&self, config: &AuthConfig, issuer: &IssuerConfig) -> Result<DeviceKey, Why> {
-        let fallback = match issuer.tenants.as_slice() {
-            _ if !config.default_tenant.is_empty() => Some(config.default_tenant.as_str()),
-            [only] => Some(only.as_str()),
-            _ => None,
-        };
+        let fallback = fallback_tenant(config, &issuer.tenants);
         let tenant = self.payload.text(&config.tenant_claim, Why::Tenant)?.or(fallback).ok_or(Why::Tenant)?;
         if !issuer.tenants.is_empty() && !issuer.tenants.iter().any(|allowed| allowed == tenant) {
             return Err(Why::Tenant);
@@ -191,6 +187,15 @@ impl<'a> Parsed<'a> {
         let patterns = Object::texts(value).ok_or(Why::Scope)?;
         let globs: Option<Vec<_>> = patterns.into_iter().map(DeviceGlob::new).collect();
         globs.map(Some).ok_or(Why::Scope)
+    }
+}
+
+/// The tenant of whoever names none, where only `tenants` may be named (empty: any).
+pub(super) fn fallback_tenant<'a>(config: &'a AuthConfig, tenants: &'a [String]) -> Option<&'a str> {
+    match tenants {
+        _ if !config.default_tenant.is_empty() => Some(config.default_tenant.as_str()),
+        [only] => Some(only.as_str()),
+        _ => None,
     }
 }
 

@@ -102,7 +102,7 @@ impl DeviceGlob {
     }
 }
 
-/// A device, known by its token.
+/// A device, known by its token or its certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceIdentity {
     key: DeviceKey,

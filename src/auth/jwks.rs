@@ -85,7 +85,7 @@ impl Issuer {
         match self.take(&text) {
             Ok(0) => Err(AuthSetupError::NoUsableKey { issuer }),
             Ok(_) => Ok(()),
-            Err(reason) => Err(AuthSetupError::Set { issuer, reason: reason.to_string() }),
+            Err(reason) => Err(AuthSetupError::Set { issuer, reason: place(&reason) }),
         }
     }
 
@@ -154,7 +154,7 @@ impl Issuer {
                 reading.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?
             }
         };
-        self.take(&text).map(drop).map_err(|e| format!("not a JSON Web Key Set: {e}"))
+        self.take(&text).map(drop).map_err(|e| format!("not a JSON Web Key Set: {}", place(&e)))
     }
 
     /// Puts a set that was read in the place of the former one. Returns how many keys it has.
@@ -189,6 +189,15 @@ impl Issuer {
             tokio::time::sleep(poll).await;
         }
     }
+}
+
+/// Where a text is no key set, without quoting it: there may be a shared secret in it.
+fn place(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "it needs an object with a list `keys`",
+        _ => "it is no JSON",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

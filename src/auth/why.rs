@@ -41,6 +41,8 @@ pub enum Why {
     Scope,
     /// The key was removed from the issuer's set, or key or token were revoked.
     Revoked,
+    /// A client's certificate cannot be read.
+    Certificate,
 }
 
 impl Why {
@@ -66,6 +68,7 @@ impl Why {
             Self::Subject => "subject",
             Self::Scope => "scope",
             Self::Revoked => "revoked",
+            Self::Certificate => "certificate",
         }
     }
 }

@@ -10,8 +10,20 @@ use super::Config;
 
 const MASK: &str = "********";
 /// Sections in the order in which they are explained.
-pub(super) const SECTIONS: [&str; 11] =
-    ["node", "public", "api", "internal", "peer", "auth", "kafka", "redis", "limits", "drain", "telemetry"];
+pub(super) const SECTIONS: [&str; 12] = [
+    "node",
+    "public",
+    "api",
+    "internal",
+    "peer",
+    "auth",
+    "kafka",
+    "redis",
+    "limits",
+    "drain",
+    "rebalance",
+    "telemetry",
+];
 
 /// The JSON Schema (2020-12) of the configuration file.
 pub fn json_schema() -> Value {
@@ -90,10 +102,17 @@ fn toml_text(value: &Value) -> Option<String> {
     toml::Value::try_from(value).ok().map(|value| value.to_string())
 }
 
-fn is_secret(key: &str) -> bool {
+/// Whether a key's value is a secret, by its name.
+pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let words = ["password", "passphrase", "secret", "credential", "jaas"];
     words.iter().any(|word| key.contains(word)) || key.ends_with(".pem") || key == "sasl.oauthbearer.config"
+}
+
+/// Whether there may be a secret in a key's value: in itself, in a URL, in a key set, among librdkafka's properties.
+pub(super) fn may_hold_a_secret(key: &str) -> bool {
+    let holds = ["redis.urls", "auth.jwks", "auth.issuers"].contains(&key) || key.starts_with("kafka.properties");
+    holds || is_secret(key)
 }
 
 /// Masks what must not be seen: passwords, librdkafka's secret properties, a JWKS given inline (it can hold a shared

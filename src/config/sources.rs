@@ -9,7 +9,7 @@ use figment::providers::Serialized;
 use figment::value::{Dict, Value};
 use toml::de::DeTable;
 
-use super::describe::{SECTIONS, known_keys};
+use super::describe::{SECTIONS, is_secret, known_keys, may_hold_a_secret};
 use super::suggest::{nearest, unknown};
 use super::{Config, Mistake};
 
@@ -107,21 +107,35 @@ fn accept(figment: &Figment, setting: &Setting) -> Result<Figment, String> {
     // A reading of the right type with a wrong value tells more than one of a wrong type, and of those the one that
     // looks through the quotes of the environment.
     let telling = kinds.iter().find(|kind| !matches!(kind, Kind::InvalidType(..)));
-    Err(telling.or(kinds.get(1)).or(kinds.first()).map_or_else(|| "has no value".to_owned(), explain))
+    let kind = telling.or(kinds.get(1)).or(kinds.first());
+    Err(kind.map_or_else(|| "has no value".to_owned(), |kind| explain(kind, &setting.key)))
 }
 
-/// What does not fit, in the words of somebody who writes a configuration.
-fn explain(kind: &Kind) -> String {
+/// What does not fit, in the words of somebody who writes a configuration; with the value only where it is no secret.
+fn explain(kind: &Kind, key: &str) -> String {
+    let shown = !may_hold_a_secret(key);
     match kind {
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             let wanted = match expected.as_str() {
                 "a boolean" => "true or false",
                 "a string" => "a text",
-                "a sequence" => "a list",
+                "a sequence" if key != "auth.issuers" => "a list",
+                "a sequence" | "struct IssuerConfig" => {
+                    "a list of issuers, in the environment as JSON: [{\"jwks\":\"…\",\"issuer\":\"…\"}]"
+                }
                 number if number.starts_with(['u', 'i']) => "a whole number that is not negative",
+                number if number.starts_with('f') => "a number",
                 other => other,
             };
-            format!("is {actual}, but must be {wanted}")
+            if shown {
+                format!("is {actual}, but must be {wanted}")
+            } else {
+                format!("must be {wanted}, which it is not")
+            }
+        }
+        // Texts of others may quote what they were given.
+        _ if !shown && !matches!(kind, Kind::UnknownField(..) | Kind::UnknownVariant(..)) => {
+            "is not what it must be (its value is not shown: it may hold a secret)".to_owned()
         }
         Kind::UnknownVariant(variant, known) => format!("`{variant}` is none of {}", known.join(", ")),
         Kind::UnknownField(field, known) => match nearest(field, known) {
@@ -144,7 +158,7 @@ fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
     };
     let (spans, table) = match (DeTable::parse(&text), toml::from_str::<toml::Table>(&text)) {
         (Ok(spans), Ok(table)) => (spans, table),
-        (Err(error), _) | (_, Err(error)) => return fail(format!("is not TOML: {}", error.to_string().trim_end())),
+        (Err(error), _) | (_, Err(error)) => return fail(not_toml(&error, &text)),
     };
     let mut lines = BTreeMap::new();
     note_lines(spans.get_ref(), "", &text, &mut lines);
@@ -165,11 +179,22 @@ fn from_file(path: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Setting> {
     settings
 }
 
+/// Where a file is no TOML, without the line itself: a password may stand in it.
+fn not_toml(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().map(|span| line_of(text, span.start));
+    let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    format!("is not TOML: {line}{}", error.message().replace('\n', ", ").trim_end())
+}
+
+/// The number of the line in which a byte stands.
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+}
+
 /// The line of each key, by its full name.
 fn note_lines(table: &DeTable<'_>, above: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
     for (key, value) in table {
-        let start = key.span().start;
-        let line = text.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count() + 1;
+        let line = line_of(text, key.span().start);
         let full = if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
         if let Some(inner) = value.get_ref().as_table() {
             note_lines(inner, &full, text, lines);
@@ -240,6 +265,9 @@ fn from_variable(name: &str, text: String, source: String, known: &[String]) -> 
     };
     let key = spelt(stem);
     Some(match std::fs::read_to_string(&text) {
+        Ok(content) if content.trim().is_empty() && is_secret(&key) => {
+            Err(Mistake { key, text: format!("its file `{text}` is empty: put the secret into it"), source })
+        }
         Ok(content) => {
             let candidates = readings(content.trim_end_matches(['\n', '\r']));
             let source = format!("file {text}, named by {source}");

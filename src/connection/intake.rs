@@ -8,16 +8,18 @@ use tokio::io::ReadBuf;
 
 use super::Transport;
 use super::pump::{Desk, Held, Pump};
+use super::spans;
 use super::witness::{self, End};
 use crate::auth::AuthError;
 use crate::eventlog::{AppendError, Kind, Record, Topic};
 use crate::protocol::close::CloseReason;
-use crate::protocol::message::{GatewayMessage, Report, ReportKind};
+use crate::protocol::message::{DeviceMessage, GatewayMessage, Report, ReportKind};
 use crate::protocol::{CodecLimits, read_frame};
 use crate::session::device::{Room, Step};
 use crate::socket::decoder::{Decoder, DecoderConfig, Event};
 use crate::socket::encoder;
 use crate::telemetry::metrics::{ReceivedType, SentType};
+use crate::telemetry::traces::{self, Span, TraceContext, TraceText};
 
 /// Reads in one turn, so that one fast sender does not keep a thread.
 const READS_A_TURN: usize = 4;
@@ -179,15 +181,25 @@ impl<S: Transport> Pump<S> {
         let traced = self.is_traced();
         read_frame(self.wire.encoding, frame, limits, skip, &mut |place, item| {
             let kind = witness::received_type(&item);
+            let span = match &item {
+                Ok(DeviceMessage::Report(report)) => spans::begin(&self.node, &self.place, report, traced),
+                _ => None,
+            };
+            let context = span.as_ref().map(Span::context);
             if traced {
-                witness::traced_message(&self.place, kind, &item, frame.len());
+                traces::enter(context, || witness::traced_message(&self.place, kind, &item, frame.len()));
             }
             match self.session.message(item, &self.place.key, &self.node.limits, desk.now) {
-                Step::Append(report) => match self.append(&report, desk) {
+                Step::Append(report) => match self.append(&report, span, desk) {
                     Ok(()) => {}
                     Err(until_ms) => stopped = Some(Stopped { next: place, until_ms }),
                 },
-                step => self.act(step, desk),
+                step => {
+                    traces::enter(context, || self.act(step, desk));
+                    if let Some(mut span) = span {
+                        span.fail("refused");
+                    }
+                }
             }
             if stopped.is_none() {
                 // A frame's bytes count with its first message, so that they count once.
@@ -200,7 +212,19 @@ impl<S: Transport> Pump<S> {
 
     /// Gives an update to the log. `Err`: it found no room, and not before this moment will it (0: something settled may
     /// make some).
-    fn append(&mut self, report: &Report<'_>, desk: &mut Desk) -> Result<(), u64> {
+    fn append(&mut self, report: &Report<'_>, span: Option<Span>, desk: &mut Desk) -> Result<(), u64> {
+        let done = self.append_within(report, span.as_ref().map(|span| span.context().text()), desk);
+        match (span, done) {
+            (Some(span), Ok(number)) => self.node.spans.keep(self.place.mailbox(), number, span),
+            // It comes again.
+            (Some(span), Err(_)) => span.discard(),
+            (None, _) => {}
+        }
+        done.map(drop)
+    }
+
+    /// Gives its number in the window.
+    fn append_within(&mut self, report: &Report<'_>, own: Option<TraceText>, desk: &mut Desk) -> Result<u32, u64> {
         let bytes = report.json.len();
         match self.session.room(bytes, &self.node.limits, desk.now) {
             Room::Yes => {}
@@ -212,7 +236,9 @@ impl<S: Transport> Pump<S> {
                 return Err(desk.now.mono_ms + ms);
             }
         }
-        let Some(ticket) = self.place.seat.ticket(self.session.window().next(), bytes) else { return Err(0) };
+        let number = self.session.window().next();
+        let Some(ticket) = self.place.seat.ticket(number, bytes) else { return Err(0) };
+        let brought = report.traceparent.as_deref().filter(|_| self.node.trust_traceparent);
         let record = Record {
             topic: match report.kind {
                 ReportKind::Update => Topic::Telemetry,
@@ -225,13 +251,16 @@ impl<S: Transport> Pump<S> {
             received_ms: desk.now.unix_ms,
             epoch: self.place.epoch(),
             kind: Kind::Report,
-            traceparent: if self.node.trust_traceparent { report.traceparent.as_deref() } else { None },
+            traceparent: own
+                .as_ref()
+                .map(TraceText::as_str)
+                .or(brought.filter(|text| TraceContext::parse(text).is_some())),
             value: &report.json,
         };
         match self.node.log.append(&record, ticket) {
             Ok(()) => {
                 self.session.taken(report.seq, bytes, &self.node.limits, desk.now);
-                Ok(())
+                Ok(number)
             }
             Err(AppendError::Full | AppendError::Closed) => {
                 self.place.seat.give_back(bytes);

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::berth::{self, Comer, Greeting};
+use super::departure::Departure;
 use super::witness::{self, End};
-use super::{Entry, Node, STOP_STALLED_MS, STOP_WITHIN_MS, TICK_MS, Transport};
+use super::{Entry, Node, TICK_MS, Transport};
 use crate::auth::{AuthError, Identity, KeyRef, Verified};
 use crate::eventlog::Flow;
 use crate::id::{Boot, DeviceKey, Epoch, SessionId};
@@ -26,7 +27,7 @@ use crate::session::Now;
 use crate::session::device::{Due, Session, Verdict};
 use crate::socket::decoder::Decoder;
 use crate::socket::deflate::Negotiated;
-use crate::telemetry::metrics::{ConnectionState, PeerKind, SentType, Tally};
+use crate::telemetry::metrics::{ConnectionState, PeerKind, SentType, ShedReason, Tally};
 
 /// What is read at once, and what the thread's buffers shrink to.
 pub(super) const SCRATCH_BYTES: usize = 32 * 1024;
@@ -153,7 +154,7 @@ pub(super) struct Pump<S> {
     /// Bytes of the above that are counted as parked with the node.
     counted: u32,
     /// The tick it began at.
-    since: u32,
+    pub(super) since: u32,
     pub(super) state: State,
 }
 
@@ -196,6 +197,11 @@ impl<S: Transport> Pump<S> {
             state: State::New(Box::new(greeting)),
             node,
         }
+    }
+
+    /// The handshake is over: what it went through since then, as a span.
+    pub(super) fn shook_hands(&self, accepted: std::time::Instant) {
+        witness::shook_hands(&self.node, &self.place, self.session.kind(), self.wire.encoding, accepted);
     }
 
     /// One turn: takes what the node left, what time brings and what the peer sent, and writes once.
@@ -268,7 +274,7 @@ impl<S: Transport> Pump<S> {
         if self.node.is_stopping() {
             self.begin_stop(desk);
         }
-        self.begin_leave(desk);
+        self.leave_with_the_others(desk);
     }
 
     // ---- what the node left -------------------------------------------------------------------------------------
@@ -288,10 +294,16 @@ impl<S: Transport> Pump<S> {
                     witness::traced_answer(place, &reply, desk.message.len());
                 }
             });
+            if self.place.mailbox().is_sampled() {
+                self.node.spans.settle(self.place.mailbox(), settled);
+            }
         }
         let signals = self.place.mailbox().take_signals();
         if signals.has(Signal::Leave) {
-            self.begin_leave(desk);
+            self.leave_with_the_others(desk);
+        }
+        if signals.has(Signal::Move) {
+            self.begin_leave(Departure::alone(CloseReason::Moved), ShedReason::Rebalance, desk);
         }
         if signals.has(Signal::Flow) {
             self.tell_flow(desk);
@@ -337,39 +349,6 @@ impl<S: Transport> Pump<S> {
         }
     }
 
-    /// Says that it is time to connect elsewhere, where it is. Until the deadline everything goes on as before.
-    fn begin_leave(&mut self, desk: &mut Desk) {
-        let Some(departure) = self.node.departure().filter(|_| matches!(self.state, State::Open)) else { return };
-        let deadline_ms = departure.deadline_ms(desk.now);
-        // Rather half a second late than early.
-        let until = tick(desk.now.mono_ms + deadline_ms) + 1;
-        self.say_goaway(departure.reason, deadline_ms, deadline_ms / 2, desk);
-        self.state = State::Leaving { until, reason: departure.reason };
-    }
-
-    /// The node stops: whoever was not told to leave is told now.
-    fn begin_stop(&mut self, desk: &mut Desk) {
-        match self.state {
-            State::Open => self.say_goaway(CloseReason::Restart, STOP_WITHIN_MS, u64::MAX, desk),
-            State::Leaving { .. } => {}
-            _ => return,
-        }
-        self.read_no_more(CloseReason::Restart, desk);
-    }
-
-    fn say_goaway(&self, reason: CloseReason, deadline_ms: u64, retry_within_ms: u64, desk: &mut Desk) {
-        let retry_after_ms = self.node.retry_after_ms(retry_within_ms);
-        self.put(&GatewayMessage::Goaway { reason: reason.text(), retry_after_ms, deadline_ms }, desk);
-        self.node.metrics.shed.inc();
-    }
-
-    /// From here on only what was taken is settled: what was received and not taken is the device's to send again.
-    fn read_no_more(&mut self, reason: CloseReason, desk: &Desk) {
-        self.held = None;
-        let within_ms = if self.node.is_stalled() { STOP_STALLED_MS } else { STOP_WITHIN_MS };
-        self.state = State::Stopping { until: tick(desk.now.mono_ms + within_ms), reason };
-    }
-
     fn take_verdict(&mut self, cx: &mut Context<'_>, desk: &mut Desk) {
         let Some(verifying) = &mut self.verifying else { return };
         let Poll::Ready(verdict) = verifying.1.as_mut().poll(cx) else { return };
@@ -407,6 +386,7 @@ impl<S: Transport> Pump<S> {
         {
             self.read_no_more(reason, desk);
         }
+        self.look_at_age(desk);
         if !self.is_reading() {
             self.session.not_reading(now);
             self.decoder.not_reading(now.mono_ms);
@@ -446,6 +426,9 @@ impl<S: Transport> Pump<S> {
                 }
                 if let State::Leaving { until, .. } = self.state {
                     due_ms = due_ms.min(u64::from(until) * TICK_MS);
+                }
+                if let Some(look_ms) = self.look_at_age_ms(now) {
+                    due_ms = due_ms.min(look_ms);
                 }
                 u32::try_from(due_ms.div_ceil(TICK_MS)).unwrap_or(u32::MAX - 1)
             }
@@ -494,6 +477,7 @@ impl<S: Transport> Pump<S> {
         let (kind, now) = (self.session.kind(), desk.now);
         self.node.metrics.connections.of(ConnectionState::Open, kind).dec();
         self.node.metrics.connections.of(ConnectionState::Closing, kind).inc();
+        self.count_gone();
         witness::ended(&self.node, &self.place, end, why, self.lived_s(now), now);
         self.decoder = Decoder::new();
         self.held = None;
@@ -531,6 +515,10 @@ impl<S: Transport> Future for Pump<S> {
 impl<S> Drop for Pump<S> {
     fn drop(&mut self) {
         self.place.seat.unpark(self.counted as usize);
+        self.count_gone();
+        if self.place.mailbox().is_sampled() {
+            self.node.spans.left(self.place.mailbox());
+        }
         let (metrics, kind) = (&self.node.metrics, self.session.kind());
         let (state, end) = match self.state {
             State::Closing { end, .. } => (ConnectionState::Closing, end),

@@ -1,15 +1,19 @@
 //! What people get to see of a connection: log lines and metrics. Ids only, never a payload or a token.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::Node;
+use super::per_second::PerSecond;
 use super::pump::Place;
+use crate::protocol::Encoding;
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{DeviceMessage, GatewayMessage, PauseReason, Refusal, RefusalCode, ReportKind};
 use crate::session::Now;
 use crate::telemetry::metrics::{
-    DisconnectReason, Initiator, Label, PausedCode, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    DisconnectReason, Initiator, Label, PausedCode, PeerKind, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    ShedReason,
 };
+use crate::telemetry::traces::{SpanKind, TraceContext};
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +60,14 @@ impl End {
 /// misbehave at once must not be a thousand writes to a slow disk. What is above is written at level debug.
 const LINES_A_SECOND: u64 = 200;
 
-/// The lines of the present second: that second, and below it in 32 bits their count.
+/// The lines of the present second.
 #[derive(Debug, Default)]
-pub(super) struct Lines(AtomicU64);
+pub(super) struct Lines(PerSecond);
 
 impl Lines {
     /// Whether one more line may be written at `now`.
     fn take(&self, now: Now) -> bool {
-        let second = now.mono_ms / 1_000;
-        let count = |lines: u64| if lines >> 32 == second { lines + 1 } else { second << 32 | 1 };
-        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lines| Some(count(lines)));
-        before.is_ok_and(|lines| count(lines) & u64::from(u32::MAX) <= LINES_A_SECOND)
+        self.0.take(LINES_A_SECOND, now)
     }
 }
 
@@ -86,6 +87,25 @@ pub(super) fn connected(place: &Place) {
     );
 }
 
+/// A handshake that began at that moment has led to a connection.
+pub(super) fn shook_hands(node: &Node, place: &Place, kind: PeerKind, encoding: Encoding, accepted: Instant) {
+    let Some(tracer) = node.metrics.tracer() else { return };
+    let (name, route) = match kind {
+        PeerKind::Device => ("GET /v1/device", "/v1/device"),
+        PeerKind::App => ("GET /v1/app", "/v1/app"),
+    };
+    let mut span = tracer.root(name, SpanKind::Server, TraceContext::of_handshake(place.id()));
+    span.since(accepted)
+        .set("http.request.method", "GET")
+        .set("http.route", route)
+        .set("http.response.status_code", 101_u64)
+        .set("tidegate.tenant", place.key.tenant().to_owned())
+        .set("tidegate.device", place.key.device().to_owned())
+        .set("tidegate.session", place.id().to_string())
+        .set("tidegate.epoch", place.epoch().0)
+        .set("tidegate.encoding", encoding.subprotocol());
+}
+
 /// A connection has ended, as far as the gateway is concerned.
 pub(super) fn ended(node: &Node, place: &Place, end: End, why: &str, lived_s: u64, now: Now) {
     let reason = DisconnectReason::from_code(end.code());
@@ -98,7 +118,7 @@ pub(super) fn ended(node: &Node, place: &Place, end: End, why: &str, lived_s: u6
         node.metrics.security_events.of(event).inc();
     }
     if end == End::Gateway(CloseReason::Overloaded) {
-        node.metrics.shed.inc();
+        node.metrics.shed.of(ShedReason::Overloaded).inc();
     }
     let key = &place.key;
     let loud = end.is_remarkable() && node.lines.take(now);
@@ -249,7 +269,7 @@ pub(super) const fn words(reason: CloseReason) -> &'static str {
         CloseReason::TryAgainLater => "not now: connect again after the hint",
         CloseReason::HeartbeatLost => "two pings were not answered",
         CloseReason::SlowConsumer => "what is sent here is not read",
-        CloseReason::Moved => "a newer connection of this boot took over",
+        CloseReason::Moved => "moved: connect again, unless a newer connection of this boot is open",
         CloseReason::MaxAge => "the connection is old: connect again",
         CloseReason::Overloaded => "the node holds too much that is not stored: connect again after the hint",
         CloseReason::OverQuota => "the tenant is above its quota: connect again after the hint",

@@ -7,13 +7,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::line::{Address, Ask, Line, Said, Work};
-use super::{Courier, Lines, WORKERS, lock};
+use super::{Courier, Lines, WORKERS, lock, spans};
 use crate::commands::{Answer, Answered, Command, CommandError, MAX_QUEUED, Sending, Taken};
 use crate::id::{CommandId, DeviceKey};
 use crate::mailbox::{FRESH, Letter, Order, PostError, Signal};
 use crate::protocol::message::CommandStatus;
 use crate::protocol::{Encoding, write_message};
 use crate::telemetry::metrics::{AnswerOutcome, SecurityEvent};
+use crate::telemetry::traces::{self, Span};
 
 /// Steps of one line before another has its turn.
 const STEPS: usize = 64;
@@ -165,6 +166,7 @@ impl Courier {
         match sending {
             Ok(Sending::Write { command, changed }) => {
                 let mut command = *command;
+                spans::adopt(&self.metrics, &mut command, &ask.to.mailbox);
                 if changed {
                     // Not copied: they are the largest part, and nobody is told them.
                     let params = std::mem::take(&mut command.params);
@@ -196,25 +198,40 @@ impl Courier {
 
     /// Leaves a command that may be written for its connection.
     async fn post(&self, device: &DeviceKey, ask: &Ask, command: Command, asked: Instant) {
+        let mut span = spans::deliver(&self.metrics, &command, ask, asked);
+        let context = span.as_ref().map(Span::context);
         let order = match order(command, ask, asked) {
             Ok(order) => order,
-            Err(why) => return self.fail(device, ask, why).await,
+            Err(why) => {
+                if let Some(span) = &mut span {
+                    span.fail(why);
+                }
+                return traces::within(context, self.fail(device, ask, why)).await;
+            }
         };
         if (self.clock)().saturating_duration_since(asked) >= FRESH {
             // The answer came too late to count.
             self.with(device, |line, now_ms| line.not_now(ask, now_ms));
+            if let Some(span) = &mut span {
+                span.fail("late");
+            }
             return;
         }
-        self.with(device, |line, now_ms| {
+        let posted = self.with(device, |line, now_ms| {
             if !line.has(&ask.to) {
-                return;
+                return Err(PostError::Gone);
             }
-            match ask.to.mailbox.post(Letter::Command(Box::new(order))) {
+            let posted = ask.to.mailbox.post(Letter::Command(Box::new(order)));
+            match posted {
                 Ok(()) => line.posted(ask, now_ms),
                 Err(PostError::Full) => line.not_now(ask, now_ms),
                 Err(PostError::Gone) => line.left(&ask.to.mailbox),
             }
+            posted
         });
+        if let (Some(span), Some(Err(error))) = (&mut span, posted) {
+            span.fail(if error == PostError::Full { "full" } else { "disconnected" });
+        }
     }
 
     /// Ends a command that was allowed to be written and cannot be.
@@ -233,12 +250,15 @@ impl Courier {
     }
 
     async fn tell_answer(&self, device: &DeviceKey, said: Said) {
+        let asked = (self.clock)();
         let (status, result) = (said.status, said.result.as_deref());
         let answer = Answer { status, result, message: said.message.as_deref() };
         let outcome = match self.commands.answer(device, said.id, answer).await {
-            Ok(Answered::Changed(command)) => {
+            Ok(Answered::Changed(mut command)) => {
                 self.heard(device, said.id);
+                let span = spans::answer(&self.metrics, &mut command, &said, asked);
                 self.tell(*command);
+                drop(span);
                 AnswerOutcome::Changed
             }
             Ok(Answered::Known) => {

@@ -14,7 +14,7 @@ use crate::commands::{
 use crate::id::{Epoch, Incarnation, NodeName};
 use crate::mailbox::{FRESH, Letter, NextOrder, Order, Signal};
 use crate::protocol::message::CommandStatus;
-use crate::telemetry::metrics::SecurityEvent;
+use crate::telemetry::metrics::{EventLoss, SecurityEvent};
 
 /// Commands in memory behind a directory that can be away or slow.
 struct Weather {
@@ -615,6 +615,7 @@ async fn what_changed_waits_without_its_params_and_is_bounded_by_its_bytes() {
         rig.courier.tell(large.clone());
     }
     assert_eq!(rig.courier.news(1_000).await.len(), 31, "each is a little above a mebibyte");
+    assert_eq!(rig.metrics.command_events_dropped.of(EventLoss::Backlog).get(), 69);
     rig.courier.tell(large);
     assert_eq!(rig.courier.news(1_000).await.len(), 1);
 }

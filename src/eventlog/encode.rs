@@ -42,6 +42,15 @@ pub(super) fn headers(record: &Record<'_>, mut add: impl FnMut(&'static str, &[u
     }
 }
 
+/// A record's `ce_id`; nothing of a report without `seq`, whose id is drawn when it is written.
+#[cfg(feature = "kafka")]
+pub(super) fn event_id(record: &Record<'_>) -> Option<String> {
+    let mut text = Text::new();
+    let is_drawn = record.kind == Kind::Report && record.seq.is_none();
+    text.event_id(record);
+    (!is_drawn).then(|| String::from_utf8_lossy(text.take()).into_owned())
+}
+
 /// Hands out every header of a probe made at `now_ms`. It goes to the topic `status` under a key that is no device's (it
 /// begins with a slash).
 #[cfg(feature = "kafka")]

@@ -8,6 +8,7 @@ mod config;
 pub mod follow;
 pub mod group;
 mod lane;
+mod oauth;
 mod supervisor;
 pub mod topics;
 mod writer;
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,6 +26,8 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use config::{KafkaConfig, Preset, SaslMechanism, Security};
 use lane::{Lane, Room};
+pub use oauth::TokenCell;
+use oauth::Tokens;
 pub use writer::KafkaWriter;
 
 use super::{AppendError, Deliveries, EventLog, LogFuture, Pending, ProbeError, Record, Ticket, Topic, publish};
@@ -67,9 +70,7 @@ pub enum StartError {
         reason: String,
     },
     /// The program was built with a librdkafka that lacks what the configuration needs: exit 78.
-    #[error(
-        "this build's librdkafka lacks {0}: build it with OpenSSL (and libcurl, which OAUTHBEARER needs), or choose another kafka.sasl_mechanism"
-    )]
+    #[error("this build's librdkafka lacks {0}: build it with OpenSSL, or choose another kafka.sasl_mechanism")]
     Features(String),
     /// The system gave no thread: exit 69.
     #[error("no thread for the event log: {0}")]
@@ -145,7 +146,11 @@ impl KafkaLog {
             record_bytes: config::record_bytes(limits),
         };
         let mut ended = Vec::new();
-        let start = |(topic, name)| Arc::new(Lane::new(topic, name, room, Arc::clone(&deliveries), metrics.clone()));
+        let tokens = config.tokens()?;
+        let start = |(topic, name)| {
+            let (deliveries, tokens) = (Arc::clone(&deliveries), tokens.clone());
+            Arc::new(Lane::new(topic, name, room, deliveries, metrics.clone(), tokens))
+        };
         let [telemetry, status, commands] = names;
         let lanes =
             [(Topic::Telemetry, telemetry), (Topic::Status, status), (Topic::CommandEvents, commands)].map(start);
@@ -255,6 +260,10 @@ impl EventLog for KafkaLog {
         })
     }
 
+    fn pending_in(&self, topic: Topic) -> Pending {
+        self.lane(topic).pending()
+    }
+
     /// The probe goes to the topic `status`, with `ce_type` `tidegate.probe.v1` and a key that is no device's
     /// (`/probe/…`), so that readers who go by type or by device never meet it. It fails as well while the producer of
     /// another topic is being replaced.
@@ -304,9 +313,7 @@ fn check_features(config: &ClientConfig) -> Result<(), StartError> {
     let bad = |error: KafkaError| StartError::Config(describe(&error));
     let built = ClientConfig::new().create_native_config().and_then(|c| c.get("builtin.features")).map_err(bad)?;
     let has = |feature: &&str| built.split(',').any(|have| have.trim() == *feature);
-    // librdkafka fetches the tokens itself, for which it needs libcurl.
-    let oidc = (config.get("sasl.mechanism") == Some("OAUTHBEARER")).then_some("oidc");
-    let missing: Vec<&str> = FEATURES.into_iter().chain(oidc).filter(|feature| !has(feature)).collect();
+    let missing: Vec<&str> = FEATURES.into_iter().filter(|feature| !has(feature)).collect();
     if !missing.is_empty() {
         return Err(StartError::Features(missing.join(", ")));
     }
@@ -317,25 +324,46 @@ fn check_features(config: &ClientConfig) -> Result<(), StartError> {
 /// secret.
 fn describe(error: &KafkaError) -> String {
     match error {
-        KafkaError::ClientConfig(_, text, key, _) => format!("kafka.properties.{key}: {text}"),
+        KafkaError::ClientConfig(_, text, key, value) => {
+            let text = if value.is_empty() { text.clone() } else { text.replace(value.as_str(), "…") };
+            format!("kafka.properties.{key}: {text}")
+        }
         other => other.to_string(),
     }
 }
 
 /// Remembers what went wrong while the brokers were asked.
-#[derive(Default)]
-struct Listener(Mutex<String>);
+struct Listener {
+    heard: Mutex<String>,
+    tokens: Option<Arc<Tokens>>,
+}
+
+impl Listener {
+    fn new(config: &KafkaConfig) -> Result<Self, StartError> {
+        Ok(Self { heard: Mutex::default(), tokens: config.tokens()? })
+    }
+
+    fn heard(&self) -> String {
+        lock(&self.heard).clone()
+    }
+}
 
 impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        oauth::give(self.tokens.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, _: &str, text: &str) {
         tracing::debug!("librdkafka: {text}");
         if (level as i32) <= (RDKafkaLogLevel::Error as i32) {
-            text.clone_into(&mut lock(&self.0));
+            text.clone_into(&mut lock(&self.heard));
         }
     }
 
     fn error(&self, _: KafkaError, reason: &str) {
-        reason.clone_into(&mut lock(&self.0));
+        reason.clone_into(&mut lock(&self.heard));
     }
 }
 
@@ -347,6 +375,7 @@ fn check_topics(config: &KafkaConfig, names: &[String], timeout: Duration) -> Re
     client.set("allow.auto.create.topics", "false").set("log_level", "3");
     let asking: BaseConsumer<Listener> = client_of(config, client)?;
     let end = Instant::now() + timeout;
+    serve_token(&asking);
     for name in names {
         let known = Instant::now() + KNOWN_WITHIN;
         loop {
@@ -357,8 +386,8 @@ fn check_topics(config: &KafkaConfig, names: &[String], timeout: Duration) -> Re
                     Err(reason) if is_settling(reason, known) && !left.is_zero() => {
                         std::thread::sleep(Duration::from_millis(100));
                     }
-                    Err(reason) => {
-                        return Err(StartError::Topic { topic: name.clone(), reason: reason.to_string() });
+                    Err(code) => {
+                        return Err(StartError::Topic { topic: name.clone(), reason: lacking(code, "DESCRIBE") });
                     }
                 },
                 Err(error) => {
@@ -375,7 +404,15 @@ fn check_topics(config: &KafkaConfig, names: &[String], timeout: Duration) -> Re
 
 /// The user's properties that are about producing only make librdkafka grumble at a consumer; that is all they do here.
 fn client_of(config: &KafkaConfig, client: ClientConfig) -> Result<BaseConsumer<Listener>, StartError> {
-    config.finish(client).create_with_context(Listener::default()).map_err(|error| StartError::Config(describe(&error)))
+    let made = config.finish(client).create_with_context(Listener::new(config)?);
+    made.map_err(|error| StartError::Config(describe(&error)))
+}
+
+/// A consumer is given its token within a poll: the first one has to be before anything is asked of the brokers.
+fn serve_token(consumer: &BaseConsumer<Listener>) {
+    if consumer.context().tokens.is_some() {
+        drop(consumer.poll(Duration::from_millis(50)));
+    }
 }
 
 fn verdict(found: &Metadata, name: &str) -> Result<(), RDKafkaErrorCode> {
@@ -398,13 +435,21 @@ fn is_settling(code: RDKafkaErrorCode, known: Instant) -> bool {
     }
 }
 
+/// What the brokers said of a topic, with the right that was missing where it was one.
+fn lacking(code: RDKafkaErrorCode, right: &str) -> String {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => format!("{code}: this user lacks the right {right} on it"),
+        _ => code.to_string(),
+    }
+}
+
 fn unreachable(
     config: &KafkaConfig,
     waited: Duration,
     error: &KafkaError,
     asking: &BaseConsumer<Listener>,
 ) -> StartError {
-    let heard = lock(&asking.context().0).clone();
+    let heard = asking.context().heard();
     let reason = if heard.is_empty() { error.to_string() } else { heard };
     StartError::Unreachable { brokers: config.brokers.clone(), waited, reason }
 }
@@ -420,15 +465,6 @@ mod tests {
     }
 
     #[test]
-    fn oauth_tokens_need_a_build_that_can_fetch_them() {
-        let mut client = ClientConfig::new();
-        client.set("sasl.mechanism", "OAUTHBEARER");
-        let built = client.create_native_config().unwrap().get("builtin.features").unwrap();
-        let can = built.split(',').any(|feature| feature == "oidc");
-        assert_eq!(check_features(&client), if can { Ok(()) } else { Err(StartError::Features("oidc".to_owned())) });
-    }
-
-    #[test]
     fn a_wrong_property_is_named_without_its_value() {
         let mut config = KafkaConfig { brokers: "127.0.0.1:1".to_owned(), ..KafkaConfig::default() };
         config.properties.insert("no.such.thing".to_owned(), "hunter2".to_owned());
@@ -436,5 +472,8 @@ mod tests {
         let error = check_features(&client).unwrap_err();
         assert!(error.to_string().contains("kafka.properties.no.such.thing"), "{error}");
         assert!(!error.to_string().contains("hunter2") && !error.is_retryable(), "{error}");
+        let config = KafkaConfig { properties: [("debug".to_owned(), "hunter2".to_owned())].into(), ..config };
+        let error = check_features(&config.producer(&Limits::default()).unwrap()).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "librdkafka quotes what it does not take: {error}");
     }
 }

@@ -67,6 +67,8 @@ struct State {
     waiting: VecDeque<Waiting>,
     messages: usize,
     bytes: usize,
+    /// The same by topic, in the order of [`Topic::ALL`].
+    topics: [(usize, usize); Topic::ALL.len()],
     moved: Instant,
     kept: VecDeque<StoredRecord>,
     kept_bytes: usize,
@@ -74,6 +76,17 @@ struct State {
     refuse_next: usize,
     /// Set once the log is closing: when it gives up what is still waiting.
     deadline: Option<Instant>,
+}
+
+impl State {
+    fn topic(&mut self, topic: Topic) -> &mut (usize, usize) {
+        let [telemetry, status, events] = &mut self.topics;
+        match topic {
+            Topic::Telemetry => telemetry,
+            Topic::Status => status,
+            Topic::CommandEvents => events,
+        }
+    }
 }
 
 struct Shared {
@@ -107,6 +120,7 @@ impl MemoryLog {
             waiting: VecDeque::new(),
             messages: 0,
             bytes: 0,
+            topics: Default::default(),
             moved: Instant::now(),
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -163,6 +177,9 @@ impl EventLog for MemoryLog {
         }
         state.messages += 1;
         state.bytes += record.value.len();
+        let (messages, bytes) = state.topic(record.topic);
+        *messages += 1;
+        *bytes += record.value.len();
         state.waiting.push_back(Waiting::Record(stored(record), ticket, outcome));
         drop(state);
         self.shared.changed.notify_all();
@@ -174,6 +191,13 @@ impl EventLog for MemoryLog {
         let stalled = if state.messages == 0 { Duration::ZERO } else { state.moved.elapsed() };
         let stalled_ms = u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX);
         Pending { messages: state.messages, bytes: state.bytes, stalled_ms }
+    }
+
+    fn pending_in(&self, topic: Topic) -> Pending {
+        let all = self.pending();
+        let (messages, bytes) = *self.shared.lock().topic(topic);
+        // All go the same way.
+        Pending { messages, bytes, stalled_ms: if messages == 0 { 0 } else { all.stalled_ms } }
     }
 
     fn probe(&self, timeout: Duration) -> LogFuture<'_, Result<(), ProbeError>> {
@@ -280,6 +304,9 @@ fn keep(shared: &Shared, record: StoredRecord, outcome: Outcome) {
     let mut state = shared.lock();
     state.messages -= 1;
     state.bytes -= record.value.len();
+    let (messages, bytes) = state.topic(record.topic);
+    *messages -= 1;
+    *bytes -= record.value.len();
     state.moved = Instant::now();
     if outcome == Outcome::Refused {
         return;

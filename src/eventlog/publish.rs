@@ -3,23 +3,18 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Outcome, Topic};
-use crate::telemetry::metrics::{Metrics, PublishOutcome, PublishTopic};
+use crate::telemetry::metrics::{Metrics, PublishOutcome};
 
 /// Counts a record that ended now and was received at `received_ms`, Unix milliseconds. A clock that was set back in
 /// between makes it 0 s.
 pub(super) fn count(metrics: &Metrics, topic: Topic, outcome: Outcome, received_ms: i64) {
     let received = UNIX_EPOCH + Duration::from_millis(received_ms.max(0).unsigned_abs());
     let after = SystemTime::now().duration_since(received).unwrap_or_default();
-    let topic = match topic {
-        Topic::Telemetry => PublishTopic::Telemetry,
-        Topic::Status => PublishTopic::Status,
-        Topic::CommandEvents => PublishTopic::CommandEvents,
-    };
     let outcome = match outcome {
         Outcome::Stored => PublishOutcome::Stored,
         Outcome::Refused => PublishOutcome::Refused,
     };
-    metrics.published(topic, outcome, after);
+    metrics.published(topic.label(), outcome, after);
 }
 
 /// Shows how many records may wait.
@@ -31,6 +26,7 @@ pub(super) fn set_capacity(metrics: &Metrics, messages: usize) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::PublishTopic;
 
     #[test]
     fn a_record_from_the_future_took_no_time() {

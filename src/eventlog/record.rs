@@ -1,6 +1,7 @@
 //! One event as it is stored: a CloudEvent in the Kafka binding's binary mode, from an identity, never from a message.
 
 use crate::id::{Boot, CommandId, DeviceKey, Epoch};
+use crate::telemetry::metrics::PublishTopic;
 
 /// The topics the gateway writes to, without their configured prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +17,15 @@ pub enum Topic {
 impl Topic {
     /// Every topic.
     pub const ALL: [Self; 3] = [Self::Telemetry, Self::Status, Self::CommandEvents];
+
+    /// The same among the labels of metrics.
+    pub const fn label(self) -> PublishTopic {
+        match self {
+            Self::Telemetry => PublishTopic::Telemetry,
+            Self::Status => PublishTopic::Status,
+            Self::CommandEvents => PublishTopic::CommandEvents,
+        }
+    }
 
     /// The name without prefix; also the metric label.
     pub const fn name(self) -> &'static str {

@@ -8,6 +8,7 @@ use crate::commands::{ATTEMPTS, MAX_KEY_BYTES, Submission};
 use crate::eventlog::{Content, Fetched};
 use crate::id::DeviceKey;
 use crate::telemetry::metrics::ReadOutcome;
+use crate::telemetry::traces::TraceContext;
 
 /// The header that names a command: CloudEvents' id.
 const ID_HEADER: &str = "ce_id";
@@ -38,6 +39,8 @@ pub(super) struct Order {
     replace: bool,
     /// The record's time, Unix milliseconds.
     at_ms: Option<i64>,
+    /// Its producer's place in a sampled trace: who may command every device may be believed that.
+    trace: Option<TraceContext>,
 }
 
 impl Order {
@@ -67,9 +70,15 @@ impl Order {
             max_attempts: body.max_attempts.unwrap_or(ATTEMPTS),
             replace: body.replace,
             at_ms: record.timestamp_ms,
+            trace: trace(record),
         };
         order.submission(i64::MAX).check().map_err(|error| Fault::malformed(error.to_string()))?;
         Ok(order)
+    }
+
+    /// The trace it is to be a part of.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     /// What is asked of the router. Its time runs from the record's, so that a backlog opens no stale doors; a record
@@ -95,6 +104,11 @@ fn device(key: Option<&[u8]>) -> Result<DeviceKey, Fault> {
     let parts = key.and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.split_once('/'));
     let device = parts.and_then(|(tenant, device)| DeviceKey::new(tenant, device).ok());
     device.ok_or_else(|| Fault::malformed("its key is not TENANT/DEVICE, two ids"))
+}
+
+fn trace(record: &Fetched) -> Option<TraceContext> {
+    let (_, text) = record.headers.iter().find(|(name, _)| name == "traceparent")?;
+    TraceContext::parse(std::str::from_utf8(text).ok()?).filter(|context| context.is_sampled())
 }
 
 /// The command's own name: what the producer gave it, else where it lies.

@@ -1,5 +1,5 @@
 //! Bounds that nobody configures: what is kept of commands for the event log, the directory and other nodes while one of
-//! them is slow or away.
+//! them is slow or away, and of traces for their collector.
 
 use super::{KIB, MIB};
 
@@ -24,6 +24,11 @@ pub const WAITERS: usize = 10_000;
 /// done by the due sweep.
 pub const ERRANDS: usize = 1_024;
 
+/// Spans that have ended and wait for the collector; one more is dropped and counted. As many may be on their way to it.
+pub const SPANS: usize = 4_096;
+/// Sampled messages whose spans wait for their acks; of one more none is made.
+pub const OPEN_SPANS: usize = 4_096;
+
 /// The least a device may say it can take, in bytes: its `welcome` has to fit.
 pub const LEAST_MAX_BYTES: usize = 512;
 
@@ -31,9 +36,13 @@ pub const LEAST_MAX_BYTES: usize = 512;
 const WAITER: usize = 300;
 /// An errand's task, with the device and the row it is about.
 const ERRAND: usize = 2 * KIB;
+/// A span with what is known of it: a dozen attributes, of which ids are the longest.
+const SPAN: usize = 2 * KIB;
 /// Peers that are slow at once: as many as there are others in a cluster of 16.
 const SLOW_PEERS: usize = 15;
 
 /// The most memory they let the node hold, in bytes, all of it used at once.
 pub const BYTES: usize =
     NEWS_BYTES + ANSWER_BYTES + EVENT_BYTES + WAITERS * WAITER + (SLOW_PEERS + 1) * ERRANDS * ERRAND;
+/// The same of spans.
+pub const SPAN_BYTES: usize = (2 * SPANS + OPEN_SPANS) * SPAN;

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
-    Claim, Claimed, DEAD_KEPT_MS, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Listed, Member,
+    Claim, Claimed, DEAD_KEPT_MS, Ended, Fence, GONE_KEPT_MS, Held, Inspection, LEASE_MS, Last, Lease, Listed, Member,
     NodeLife, NodeState, Ownership, OwnershipError, OwnershipFuture, Page, Past, Profile, Reasserted, Renewed, Row,
     SETTLE_AFTER_MS, Stretch, TAKEOVER_WINDOW_MS, TAKEOVERS, TAKEOVERS_WITHOUT_BOOT, View,
 };
@@ -33,6 +33,8 @@ struct State {
     rows: HashMap<DeviceKey, Entry>,
     /// Of each device the epoch that was released last, and hints.
     last: HashMap<DeviceKey, (Epoch, Option<Last>)>,
+    /// Of each device how its last connection ended that is known to have.
+    ended: HashMap<DeviceKey, Ended>,
     held: HashMap<NodeLife, BTreeSet<String>>,
 }
 
@@ -164,6 +166,7 @@ impl MemoryOwnership {
         };
         let removed = row.is_some_and(behind);
         let stored = state.rows.get(device).map(|entry| entry.row.epoch);
+        let was_settled = row.is_some_and(|row| row.settled);
         let ended = match fence {
             _ if removed => stored,
             // The row was lost; that its connection ended is not to be.
@@ -183,13 +186,18 @@ impl MemoryOwnership {
             if removed && let Some(last) = last {
                 left.1 = Some(Last { at_ms, ..last.clone() });
             }
+            if removed && (last.is_some() || was_settled) {
+                let (node, end) = (life.node.clone(), last.and_then(|last| last.end.clone()));
+                state.ended.insert(device.clone(), Ended { node, epoch: ended, at_ms, end });
+            }
         }
         removed
     }
 
     fn do_past(&self, device: &DeviceKey) -> Option<Past> {
         let state = self.lock();
-        state.last.get(device).map(|(epoch, last)| Past { epoch: *epoch, last: last.clone() })
+        let ended = state.ended.get(device).cloned();
+        state.last.get(device).map(|(epoch, last)| Past { epoch: *epoch, last: last.clone(), ended })
     }
 
     fn do_list(&self, life: &NodeLife, stretch: Stretch<'_>) -> Listed {

@@ -13,8 +13,10 @@
 -- ARGV[8] the close code, or empty
 -- ARGV[9] who ended it, or empty
 --
+-- A row that was marked because its node died tells nothing itself: that is noted, with the node.
+--
 -- Returns 1 where it was removed, 2 where the row is a newer one of the same incarnation, 0 where it is not its at all.
-local row = redis.call('HMGET', KEYS[1], 'node', 'incarnation', ARGV[3], 'epoch')
+local row = redis.call('HMGET', KEYS[1], 'node', 'incarnation', ARGV[3], 'epoch', 'settled')
 local is_mine = row[1] == ARGV[1] and row[2] == ARGV[2]
 local removed = is_mine and row[3] == ARGV[4]
 local ended = false
@@ -26,11 +28,13 @@ elseif ARGV[3] == 'epoch' and (not row[4] or tonumber(row[4]) < tonumber(ARGV[4]
   ended = ARGV[4]
 end
 if ended then
+  local time = redis.call('TIME')
+  local now_ms = string.format('%.0f', math.floor((tonumber(time[1]) * 1000000 + tonumber(time[2])) / 1000))
   if removed and ARGV[5] ~= '' then
-    local time = redis.call('TIME')
-    local now_ms = math.floor((tonumber(time[1]) * 1000000 + tonumber(time[2])) / 1000)
-    redis.call('HSET', KEYS[2], 'boot', ARGV[5], 'acked', ARGV[6], 'at', string.format('%.0f', now_ms),
-      'code', ARGV[8], 'initiator', ARGV[9])
+    redis.call('HSET', KEYS[2], 'boot', ARGV[5], 'acked', ARGV[6], 'at', now_ms, 'code', ARGV[8], 'initiator', ARGV[9],
+      'node', ARGV[1], 'ended', ended)
+  elseif removed and row[5] then
+    redis.call('HSET', KEYS[2], 'lost_node', ARGV[1], 'lost', ended, 'lost_at', now_ms)
   end
   local known = redis.call('HGET', KEYS[2], 'epoch')
   if not known or tonumber(known) < tonumber(ended) then

@@ -30,7 +30,7 @@ mod tests {
         let member = |number: usize| {
             let life = NodeLife::begin(NodeName::new(&format!("gw-{number}")).unwrap());
             let (address, version) = (String::new(), String::new());
-            let profile = Profile { life, address, state: NodeState::Ready, version, sees_kafka: true };
+            let profile = Profile { life, address, state: NodeState::Ready, version, sees_kafka: true, devices: None };
             Member { profile, expires_ms: 1 }
         };
         (0..count).map(member).collect()

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] {tg}:nodes   ZSET of members, the score is when the lease ends (Redis milliseconds)
 -- KEYS[2] {tg}:epoch   the highest epoch anybody reported
--- ARGV[1] my member: node,incarnation,address,state,version,sees-kafka; or empty
+-- ARGV[1] my member: node,incarnation,address,state,version,sees-kafka,devices; or empty
 -- ARGV[2] how it begins: "node,incarnation,"
 -- ARGV[3] the lease, in milliseconds
 -- ARGV[4] the highest epoch I know

@@ -27,12 +27,14 @@ use tonic_prost::ProstCodec;
 
 use super::wire::{self, DeviceAnswer, DeviceCall, Done, EndingCall, SweepCall, TraceAnswer, TraceCall};
 use super::{
-    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls, Traced,
+    Ending, Evicted, MAX_DETAIL_BYTES, MAX_IN_FLIGHT, Peer, PeerError, PeerFuture, PeerLink, PeerTimes, PeerTls,
+    Traced, spans,
 };
 use crate::id::{DeviceKey, Epoch};
 use crate::ownership::NodeLife;
 use crate::sync::lock;
-use crate::telemetry::metrics::{Metrics, PeerOutcome};
+use crate::telemetry::metrics::{Label, Metrics, PeerOutcome};
+use crate::telemetry::traces::{Span, TraceContext};
 
 /// Largest message: a detail, the names around it, and room for what later versions add.
 pub(super) const MAX_MESSAGE_BYTES: usize = MAX_DETAIL_BYTES + 4 * 1024;
@@ -100,11 +102,31 @@ impl GrpcPeers {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
+        let mut span = spans::client(&self.shared.metrics, path, to.node.as_str());
+        let context = span.as_ref().map(Span::context);
+        let answer = self.call_within(to, path, call, context).await;
+        if let (Some(span), Err(error)) = (&mut span, &answer) {
+            span.fail(error.metric_label().as_str());
+        }
+        answer
+    }
+
+    async fn call_within<Q, A>(
+        &self,
+        to: &NodeLife,
+        path: &'static str,
+        call: Q,
+        context: Option<TraceContext>,
+    ) -> Result<A, PeerError>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
         let line = self.lines().get(to).map(Arc::clone).ok_or(PeerError::Gone)?;
         let end = tokio::time::Instant::now() + self.shared.times.deadline;
         // None is ever closed.
         let Ok(Ok(_place)) = timeout_at(end, line.places.acquire()).await else { return Err(PeerError::Busy) };
-        timeout_at(end, line.call(path, call)).await.unwrap_or(Err(PeerError::Deadline))
+        timeout_at(end, line.call(path, call, context)).await.unwrap_or(Err(PeerError::Deadline))
     }
 
     /// Counts a call by how it ended.
@@ -179,7 +201,7 @@ impl Line {
         Self { address, places, state, shared: Arc::clone(shared) }
     }
 
-    async fn call<Q, A>(&self, path: &'static str, call: Q) -> Result<A, PeerError>
+    async fn call<Q, A>(&self, path: &'static str, call: Q, context: Option<TraceContext>) -> Result<A, PeerError>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
@@ -189,8 +211,11 @@ impl Line {
         let mut grpc = tonic::client::Grpc::with_origin(Sender(connection.send.clone()), Uri::from_static(scheme))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let path = PathAndQuery::from_static(path);
-        let answer = grpc.unary(tonic::Request::new(call), path, ProstCodec::<Q, A>::default()).await;
+        let (path, mut request) = (PathAndQuery::from_static(path), tonic::Request::new(call));
+        if let Some(context) = context {
+            spans::pass_on(context, request.metadata_mut());
+        }
+        let answer = grpc.unary(request, path, ProstCodec::<Q, A>::default()).await;
         let answer = answer.map_err(|status| failed(&status));
         if !matches!(answer, Err(PeerError::Unreachable(_))) {
             connection.answered.store(true, Ordering::Relaxed);

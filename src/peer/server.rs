@@ -28,8 +28,9 @@ use super::client::{MAX_MESSAGE_BYTES, WINDOW_BYTES};
 use super::wire::{
     self, Addressed, DeviceAnswer, DeviceCall, Done, EndingCall, Life, SweepCall, TraceAnswer, TraceCall,
 };
-use super::{Evicted, MAX_ANSWERING, MAX_IN_FLIGHT, PeerHandler, PeerTimes, PeerTls, Rung};
+use super::{Evicted, MAX_ANSWERING, MAX_IN_FLIGHT, PeerHandler, PeerTimes, PeerTls, Rung, spans};
 use crate::id::Epoch;
+use crate::telemetry::traces::{self, Span};
 
 /// Connections at once. With their windows and the largest messages of all calls: 64 MiB and 33 MiB.
 const MAX_CONNECTIONS: usize = 256;
@@ -179,7 +180,9 @@ async fn answer(shared: &Shared, request: http::Request<Incoming>) -> http::Resp
     let Ok(_place) = shared.places.try_acquire() else {
         return Status::resource_exhausted("too many calls are under way").into_http();
     };
-    let answered = timeout(shared.times.deadline, dispatch(&*shared.handler, request)).await;
+    let span = spans::server(shared.handler.tracer(), request.uri().path(), request.headers());
+    let dispatched = traces::within(span.as_ref().map(Span::context), dispatch(&*shared.handler, request));
+    let answered = timeout(shared.times.deadline, dispatched).await;
     answered.unwrap_or_else(|_| Status::deadline_exceeded("the call did not come whole in time").into_http())
 }
 

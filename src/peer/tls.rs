@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::PeerConfig;
 use crate::socket::tls::{self, Reload, TlsFilesError, Watched};
+use crate::telemetry::metrics::Metrics;
 
 /// TLS between peers: 1.3 only, with certificates on both sides, each of an authority in `tls_ca` and carrying
 /// `server_name`. A certificate that restricts its use must be for servers and for clients.
@@ -27,6 +28,8 @@ pub struct PeerTls {
     name: ServerName<'static>,
     current: ArcSwap<Both>,
     watched: Watched,
+    /// Where it is shown when the certificate expires.
+    metrics: Option<Metrics>,
 }
 
 struct Files {
@@ -38,6 +41,8 @@ struct Files {
 struct Both {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    /// When the certificate expires, Unix seconds.
+    not_after: i64,
 }
 
 impl PeerTls {
@@ -52,7 +57,14 @@ impl PeerTls {
         let contents = Contents::read(&files)?;
         let both = contents.load(&files, &name)?;
         let watched = Watched::new("the certificate for peers", &contents);
-        Ok(Some(Self { current: ArcSwap::from_pointee(both), files, name, watched }))
+        Ok(Some(Self { current: ArcSwap::from_pointee(both), files, name, watched, metrics: None }))
+    }
+
+    /// The same, and shows in `tidegate_peer_certificate_expiry_timestamp_seconds` when its certificate expires.
+    #[must_use]
+    pub fn shown_in(self, metrics: &Metrics) -> Self {
+        metrics.peer_certificate_expiry.set(self.current.load().not_after);
+        Self { metrics: Some(metrics.clone()), ..self }
     }
 
     /// What a connection to here that begins now is answered with.
@@ -69,7 +81,11 @@ impl PeerTls {
     /// runtime's worker.
     pub fn look(&self) -> Reload {
         self.watched.look(Contents::read(&self.files), |contents| {
-            self.current.store(Arc::new(contents.load(&self.files, &self.name)?));
+            let both = contents.load(&self.files, &self.name)?;
+            if let Some(metrics) = &self.metrics {
+                metrics.peer_certificate_expiry.set(both.not_after);
+            }
+            self.current.store(Arc::new(both));
             Ok(())
         })
     }
@@ -102,6 +118,7 @@ impl Contents {
         if first.is_none_or(|cert| verify_server_name(&cert, name).is_err()) {
             return Err(unusable(&files.cert, format!("it does not carry the name `{}`", name.to_str())));
         }
+        let not_after = chain.first().and_then(tls::not_after).unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| TlsFilesError::Pem {
             path: files.key.clone(),
             what: "private key",
@@ -113,7 +130,8 @@ impl Contents {
         }
         let roots = Arc::new(roots);
         let server = server(files, name, &provider, &roots, chain.clone(), key.clone_key())?;
-        Ok(Both { server: Arc::new(server), client: Arc::new(client(files, provider, roots, chain, key)?) })
+        let client = client(files, provider, roots, chain, key)?;
+        Ok(Both { server: Arc::new(server), client: Arc::new(client), not_after })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::Router;
-use crate::commands::{Command, CommandEvent, Reason, State};
+use crate::commands::{Command, CommandEvent, Reason, State, Turn};
 use crate::eventlog::{EventLog, Kind, Record, SharedLog, Topic};
 use crate::id::{Boot, CommandId, Epoch};
 use crate::limits::fixed::{EVENT_BYTES, EVENTS};
@@ -18,7 +18,8 @@ use crate::mailbox::{Mailbox, Settled, WINDOW};
 use crate::ownership::NodeLife;
 use crate::receipts::{Receipts, Seat};
 use crate::sync::lock;
-use crate::telemetry::metrics::{CommandOutcome, CommandRoute};
+use crate::telemetry::metrics::{CommandOutcome, CommandRoute, EventLoss, Metrics};
+use crate::telemetry::traces::{TraceContext, TraceText};
 
 /// When it is tried again what found no room.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -50,6 +51,8 @@ struct Outgoing {
     event: CommandEvent,
     /// Of an end: what metrics show.
     end: Option<End>,
+    /// Of one that is sampled.
+    trace: Option<TraceContext>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,17 +60,48 @@ struct End {
     route: CommandRoute,
     outcome: CommandOutcome,
     after: Duration,
+    /// From its acceptance to its first sending.
+    delivery: Option<Duration>,
+    /// From that to what its device said first.
+    answer: Option<Duration>,
+}
+
+/// From one Unix millisecond to another; 0 where a clock was set back in between.
+fn span(from_ms: i64, to_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(to_ms - from_ms).unwrap_or_default())
+}
+
+impl End {
+    fn of(command: &Command, outcome: CommandOutcome, me: &NodeLife) -> Self {
+        let ended_ms = command.history.last().map_or(command.created_ms, |turn| turn.at_ms);
+        let mut turns = command.history.iter();
+        let sent_ms = turns.find(|turn| turn.state == State::Sent).map(|turn| turn.at_ms);
+        let said_ms = turns.find(|turn| is_answer(turn)).map(|turn| turn.at_ms);
+        Self {
+            route: route(command, me),
+            outcome,
+            after: span(command.created_ms, ended_ms),
+            delivery: sent_ms.map(|sent_ms| span(command.created_ms, sent_ms)),
+            answer: sent_ms.zip(said_ms).map(|(sent_ms, said_ms)| span(sent_ms, said_ms)),
+        }
+    }
+}
+
+/// Whether it is what the device said, and not what became of a command that it said nothing about.
+const fn is_answer(turn: &Turn) -> bool {
+    match turn.state {
+        State::Received | State::Running | State::Succeeded | State::Rejected => true,
+        State::Failed => turn.reason.is_none(),
+        State::Queued | State::Sent | State::Expired | State::Canceled => false,
+    }
 }
 
 impl Outgoing {
     fn of(command: &Command, me: &NodeLife) -> Self {
         let epoch = command.history.last().and_then(|turn| turn.epoch).unwrap_or(Epoch(0));
         let event = command.event();
-        let end = outcome(command).map(|outcome| {
-            let took_ms = u64::try_from(event.at_ms - command.created_ms).unwrap_or_default();
-            End { route: route(command, me), outcome, after: Duration::from_millis(took_ms) }
-        });
-        Self { id: command.id, epoch, event, end }
+        let end = outcome(command).map(|outcome| End::of(command, outcome, me));
+        Self { id: command.id, epoch, event, end, trace: command.trace() }
     }
 
     fn name(&self) -> (CommandId, u32) {
@@ -76,7 +110,7 @@ impl Outgoing {
 }
 
 fn route(command: &Command, me: &NodeLife) -> CommandRoute {
-    let accepted_here = command.origin.as_deref().is_none_or(|origin| NodeLife::parse(origin).as_ref() == Some(me));
+    let accepted_here = command.waits().is_none_or(|life| NodeLife::parse(life).as_ref() == Some(me));
     match command.life.attempts {
         0 => CommandRoute::Queued,
         _ if accepted_here => CommandRoute::Local,
@@ -106,16 +140,18 @@ struct Desk {
     known: HashSet<(CommandId, u32)>,
     under_way: [Option<Outgoing>; WINDOW],
     dropped: u64,
+    metrics: Metrics,
 }
 
 impl Desk {
-    fn new() -> Self {
+    fn new(metrics: Metrics) -> Self {
         Self {
             waiting: VecDeque::new(),
             bytes: 0,
             known: HashSet::new(),
             under_way: [const { None }; WINDOW],
             dropped: 0,
+            metrics,
         }
     }
 
@@ -127,6 +163,7 @@ impl Desk {
         }
         if self.waiting.len() >= EVENTS || self.bytes + bytes > EVENT_BYTES {
             self.dropped += 1;
+            self.metrics.command_events_dropped.of(EventLoss::Queue).inc();
             // The first, and then one line for every thousand.
             if self.dropped % 1_000 == 1 {
                 tracing::warn!(dropped = self.dropped, "too many events of commands wait for the event log");
@@ -144,6 +181,7 @@ impl Desk {
             let Some(next) = self.waiting.front() else { return true };
             let bytes = next.event.value.len();
             let Some(ticket) = seat.ticket(number, bytes) else { return false };
+            let trace = next.trace.map(TraceContext::text);
             let record = Record {
                 topic: Topic::CommandEvents,
                 kind: Kind::Command { id: next.id, version: next.event.version },
@@ -153,7 +191,7 @@ impl Desk {
                 timestamp_ms: None,
                 received_ms: next.event.at_ms,
                 epoch: next.epoch,
-                traceparent: None,
+                traceparent: trace.as_ref().map(TraceText::as_str),
                 value: &next.event.value,
             };
             if log.append(&record, ticket).is_err() {
@@ -176,6 +214,7 @@ impl Desk {
             let Some(outgoing) = place.take() else { continue };
             if settled.refused >> number & 1 == 1 {
                 tracing::error!(event = outgoing.event.id, "the event log refused an event of a command");
+                self.metrics.command_events_dropped.of(EventLoss::Refused).inc();
             }
             if outgoing.end.is_some() {
                 ends.push(outgoing);
@@ -204,7 +243,7 @@ impl Router {
         let mailbox = Arc::new(Mailbox::default());
         let seat = receipts.clerk(Arc::clone(&mailbox));
         let boot = Boot::from(mailbox.session());
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(self.parts.metrics.clone());
         let mut settling = FuturesUnordered::new();
         loop {
             let busy = settling.len() >= SETTLING;
@@ -244,8 +283,9 @@ impl Router {
         let noted = self.parts.courier.commands().settle_published(&event.device, id, event.version).await;
         match noted {
             Ok(()) => {
-                if let Some(End { route, outcome, after }) = end {
+                if let Some(End { route, outcome, after, delivery, answer }) = end {
                     self.parts.metrics.command_ended(route, outcome, after);
+                    self.parts.metrics.command_answered(route, delivery, answer);
                 }
             }
             Err(error) => tracing::debug!(event = event.id, %error, "the event of an end is published once more"),

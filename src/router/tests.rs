@@ -115,6 +115,8 @@ async fn who_waits_hears_the_end_from_the_node_that_has_the_device() {
     .await;
     until("and its acceptance where that was", || a.events() == [format!("{}:1", command.id)]).await;
     until("and counted", || b.metrics.commands.of(CommandRoute::Peer, CommandOutcome::Succeeded).get() == 1).await;
+    let took = [&b.metrics.command_delivery, &b.metrics.command_answer].map(|family| family.of(CommandRoute::Peer));
+    assert_eq!(took.map(|took| took.get_sample_count()), [1, 1], "how long it took to be sent, and to be answered");
     assert!(net.commands.get(&device("d"), command.id).await.unwrap().published);
 }
 
@@ -223,6 +225,7 @@ async fn an_event_is_published_once_however_often_it_comes_due() {
     until("its end is settled", || net.commands.due_entries() == 0).await;
     assert_eq!(node.events(), [format!("{}:1", command.id), format!("{}:2", command.id)]);
     until("and counted", || node.metrics.commands.of(CommandRoute::Queued, CommandOutcome::Canceled).get() == 1).await;
+    assert_eq!(node.metrics.command_delivery.of(CommandRoute::Queued).get_sample_count(), 0, "it was never sent");
     assert_eq!(node.receipts.node_budget().used(), 0);
 }
 

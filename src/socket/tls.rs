@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::head::linger;
 
 pub use reload::{CertReloader, Reload, Watched, watch};
-pub use settings::{TlsFiles, TlsFilesError};
+pub use settings::{TlsFiles, TlsFilesError, not_after};
 
 /// A record's type, version and length.
 const RECORD_HEADER: usize = 5;

@@ -141,6 +141,13 @@ impl RedisConfig {
         self.urls.iter().map(place).collect()
     }
 
+    /// The ACL user, whichever way it is named.
+    pub(super) fn user(&self) -> String {
+        let own = Some(self.username.clone()).filter(|name| !name.is_empty());
+        let of_url = || self.urls.first().and_then(|url| Seed::parse(url).ok()?.username);
+        own.or_else(of_url).unwrap_or_else(|| "default".to_owned())
+    }
+
     /// The password as it is now.
     pub(super) fn current_password(&self) -> Result<String, String> {
         match &self.password_file {

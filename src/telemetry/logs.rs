@@ -1,10 +1,17 @@
-//! Logs: one line an event, JSON or text, on standard error. A line carries ids, never a token or a payload.
+//! Logs: one line an event, JSON or text, on standard error. A line carries ids, never a token or a payload; one that is
+//! written while something sampled is done carries the ids of its trace and span.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use prometheus::IntCounter;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::traces::{self, TraceContext};
 
 /// Why logging could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +33,41 @@ pub fn init(filter: &str, json: bool, lost: IntCounter) -> Result<(), LogsError>
     let filter = EnvFilter::try_new(filter).map_err(|error| LogsError::Filter(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr { lost });
     let done = if json {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
+        builder.map_event_format(|inner| Traced { inner, json }).try_init()
     } else {
-        builder.with_ansi(false).try_init()
+        builder.with_ansi(false).map_event_format(|inner| Traced { inner, json }).try_init()
     };
     done.map_err(|error| LogsError::Twice(error.to_string()))
+}
+
+/// Lines as they were, and with the ids of what is sampled where they are about that.
+struct Traced<F> {
+    inner: F,
+    json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Traced<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, fields: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(context) = traces::current() else { return self.inner.format_event(fields, writer, event) };
+        let mut line = String::new();
+        self.inner.format_event(fields, Writer::new(&mut line), event)?;
+        writer.write_str(&with_ids(&line, context, self.json))
+    }
+}
+
+/// A line and the ids.
+fn with_ids(line: &str, context: TraceContext, json: bool) -> String {
+    let (trace, span) = (context.trace_id(), context.span_id());
+    match line.strip_prefix('{').filter(|_| json) {
+        Some(rest) => format!(r#"{{"trace_id":"{trace:032x}","span_id":"{span:016x}",{rest}"#),
+        None => format!("{} trace_id={trace:032x} span_id={span:016x}\n", line.trim_end()),
+    }
 }
 
 /// Standard error, with a count of what it did not take.
@@ -91,6 +128,41 @@ mod tests {
         let mut kept = Vec::new();
         Counting { inner: &mut kept, lost: &lost }.write_all(b"line\n").unwrap();
         assert_eq!((kept.as_slice(), lost.get()), (&b"line\n"[..], 1));
+    }
+
+    /// A buffer that can be looked at.
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_about_something_sampled_carries_its_ids_and_no_other_does() {
+        let kept = Kept::default();
+        let to = kept.clone();
+        let builder = tracing_subscriber::fmt().with_writer(move || to.clone()).json().flatten_event(true);
+        let subscriber = builder.map_event_format(|inner| Traced { inner, json: true }).finish();
+        let context = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        tracing::subscriber::with_default(subscriber, || {
+            traces::enter(context, || tracing::info!(session = "ff", "sampled"));
+            tracing::info!("not sampled");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines[0]["message"].as_str(), lines[0]["session"].as_str()), (Some("sampled"), Some("ff")));
+        assert_eq!(lines[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(lines[0]["span_id"], "b7ad6b7169203331");
+        assert_eq!((lines[1]["message"].as_str(), lines[1].get("trace_id")), (Some("not sampled"), None));
+        let line = with_ids("INFO a line\n", context.unwrap(), false);
+        assert_eq!(line, "INFO a line trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331\n");
     }
 
     #[test]

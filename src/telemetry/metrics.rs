@@ -4,22 +4,27 @@
 //! one atomic addition: no label is hashed and no lock taken. Nothing here takes a device, a tenant or an address.
 
 mod labels;
+mod make;
 mod tally;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 pub use labels::{
-    AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, DisconnectReason, Initiator, Label,
-    OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath, PublishOutcome, PublishTopic,
-    ReadOutcome, ReceivedType, RefusedCode, SecurityEvent, SentType,
+    AnswerOutcome, AttemptOutcome, CommandOutcome, CommandRoute, ConnectionState, CutShort, DisconnectReason,
+    EventLoss, Initiator, Label, OwnershipOp, OwnershipOutcome, PausedCode, PeerKind, PeerOutcome, ProbePath,
+    PublishOutcome, PublishTopic, ReadOutcome, Readiness, RebalanceState, ReceivedType, RefusedCode, SecurityEvent,
+    SentType, ShedReason, SpanOutcome,
 };
+use make::Maker;
+pub use make::{Family, Grid, Metric};
 pub use tally::Tally;
+
+use super::traces::Tracer;
 
 /// Why the metrics could not be made: two of one name, a mistake in this file.
 pub type MetricsError = prometheus::Error;
@@ -31,65 +36,6 @@ const LIFETIME_S: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0,
 
 /// Boundaries of how long commands take: a loopback round trip to a day.
 const COMMAND_S: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3_600.0, 86_400.0];
-
-/// What a family of series is made of.
-pub trait Metric: Collector + Clone + Sized + 'static {
-    /// Makes one series.
-    ///
-    /// # Errors
-    /// The name or a label is not one Prometheus takes.
-    fn make(opts: Opts, buckets: &[f64]) -> Result<Self, MetricsError>;
-}
-
-impl Metric for IntCounter {
-    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
-        Self::with_opts(opts)
-    }
-}
-
-impl Metric for IntGauge {
-    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
-        Self::with_opts(opts)
-    }
-}
-
-impl Metric for Gauge {
-    fn make(opts: Opts, _: &[f64]) -> Result<Self, MetricsError> {
-        Self::with_opts(opts)
-    }
-}
-
-impl Metric for Histogram {
-    fn make(opts: Opts, buckets: &[f64]) -> Result<Self, MetricsError> {
-        Self::with_opts(HistogramOpts { common_opts: opts, buckets: buckets.to_vec() })
-    }
-}
-
-/// One series for each value of a label.
-pub struct Family<L, M> {
-    series: Box<[M]>,
-    label: PhantomData<fn(L)>,
-}
-
-impl<L: Label, M> Family<L, M> {
-    /// The series of one value.
-    pub fn of(&self, label: L) -> &M {
-        &self.series[label.index()]
-    }
-}
-
-/// One series for each pair of values of two labels.
-pub struct Grid<A, B, M> {
-    series: Box<[M]>,
-    labels: PhantomData<fn(A, B)>,
-}
-
-impl<A: Label, B: Label, M> Grid<A, B, M> {
-    /// The series of one pair.
-    pub fn of(&self, a: A, b: B) -> &M {
-        &self.series[a.index() * B::ALL.len() + b.index()]
-    }
-}
 
 /// Something tried over and over.
 pub struct Probe {
@@ -114,8 +60,12 @@ impl std::ops::Deref for Metrics {
 pub struct Series {
     /// Connections held.
     pub connections: Grid<ConnectionState, PeerKind, IntGauge>,
+    /// Connections that were told to leave and are still here; they are counted as open, too.
+    pub leaving_connections: Family<PeerKind, IntGauge>,
     /// Connections in TLS or HTTP.
     pub handshakes: IntGauge,
+    /// How many of those there may be (`limits.max_handshakes`).
+    pub handshakes_capacity: IntGauge,
     /// The most connections this node takes.
     pub connections_capacity: IntGauge,
     /// Attempts to connect, by how they ended.
@@ -140,12 +90,22 @@ pub struct Series {
     pub commands: Grid<CommandRoute, CommandOutcome, IntCounter>,
     /// From a command's acceptance to its end, seconds.
     pub command_duration: Grid<CommandRoute, CommandOutcome, Histogram>,
+    /// From a command's acceptance to its first sending, seconds, of those that ended; with the time its device was away.
+    pub command_delivery: Family<CommandRoute, Histogram>,
+    /// From a command's first sending to the first answer of its device, seconds, of those that ended.
+    pub command_answer: Family<CommandRoute, Histogram>,
+    /// Events of commands that will not be in the log. Ends that did not find room come again by the due sweep.
+    pub command_events_dropped: Family<EventLoss, IntCounter>,
     /// Answers of devices to commands.
     pub command_answers: Family<AnswerOutcome, IntCounter>,
     /// Records that ended.
     pub publish: Grid<PublishTopic, PublishOutcome, IntCounter>,
     /// From a record's receipt to its end, seconds.
     pub publish_duration: Grid<PublishTopic, PublishOutcome, Histogram>,
+    /// Records taken and not yet stored, by the topic they wait for.
+    pub publish_topic_pending: Family<PublishTopic, IntGauge>,
+    /// How long nothing was stored in a topic although something waits for it, seconds; 0 where nothing waits.
+    pub publish_stalled_s: Family<PublishTopic, Gauge>,
     /// Records taken from devices and not yet stored.
     pub publish_pending_messages: IntGauge,
     /// How many there may be.
@@ -166,10 +126,26 @@ pub struct Series {
     pub ownership_duration: Grid<OwnershipOp, OwnershipOutcome, Histogram>,
     /// Rows of connected devices found missing, older or another's.
     pub ownership_lost: IntCounter,
+    /// Bytes received beyond the windows, unfinished, or waiting to be written.
+    pub parked_bytes: IntGauge,
+    /// How many there may be (`limits.parked_bytes`); above it the connection that brings more is ended (4100).
+    pub parked_bytes_capacity: IntGauge,
     /// 1 while the node drains.
     pub draining: IntGauge,
+    /// When the node began to drain, Unix seconds; 0 while it does not.
+    pub drain_began: IntGauge,
+    /// How long a drain may take, from unready to the last close: `drain.propagation_s` and `drain.budget_s`.
+    pub drain_budget_s: IntGauge,
+    /// Connections that were closed before their time to leave was over.
+    pub drain_cut_short: Family<CutShort, IntCounter>,
     /// Connections the node itself sent away: told to leave by `goaway`, or ended at its memory cap (4100).
-    pub shed: IntCounter,
+    pub shed: Family<ShedReason, IntCounter>,
+    /// 1 for how it stands with this node's share of the devices, 0 for the others.
+    pub rebalance_state: Family<RebalanceState, IntGauge>,
+    /// Devices a node that is ready has on average, as this node hears with its lease; 0 where it compares with nobody.
+    pub rebalance_mean: IntGauge,
+    /// 1 for what `/readyz` says and why, 0 for the others.
+    pub readiness: Family<Readiness, IntGauge>,
     /// Updates taken and not stored when the node had to stop; their devices send them again.
     pub shutdown_unacked: IntCounter,
     /// What somebody should look at who watches for attacks.
@@ -178,6 +154,8 @@ pub struct Series {
     pub jwks_refresh_failures: IntCounter,
     /// When the served certificate expires, Unix seconds; 0 where there is none.
     pub certificate_expiry: IntGauge,
+    /// When the certificate that peers are shown expires, Unix seconds; 0 where there is none.
+    pub peer_certificate_expiry: IntGauge,
     /// Records of the topic of commands, by what became of them; all but the accepted are in the topic of dead letters.
     pub commands_read: Family<ReadOutcome, IntCounter>,
     /// Blocked devices and revocations in force.
@@ -192,6 +170,10 @@ pub struct Series {
     pub peers: IntGauge,
     /// Log lines that could not be written.
     pub log_lines_lost: IntCounter,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: Family<SpanOutcome, IntCounter>,
+    /// What makes them; it goes where the metrics go.
+    tracer: OnceLock<Tracer>,
     probes: Family<ProbePath, Arc<Probe>>,
     runtime_busy_s: Gauge,
     runtime_workers: IntGauge,
@@ -199,69 +181,6 @@ pub struct Series {
     runtimes: Mutex<Vec<tokio::runtime::Handle>>,
     started: Instant,
     registry: Registry,
-}
-
-/// Makes and registers series.
-struct Maker {
-    registry: Registry,
-}
-
-impl Maker {
-    fn one<M: Metric>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[(&str, &str)],
-        buckets: &[f64],
-    ) -> Result<M, MetricsError> {
-        let opts = labels
-            .iter()
-            .fold(Opts::new(format!("tidegate_{name}"), help), |opts, (label, value)| opts.const_label(*label, *value));
-        let metric = M::make(opts, buckets)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn plain<M: Metric>(&self, name: &str, help: &str) -> Result<M, MetricsError> {
-        self.one(name, help, &[], &[])
-    }
-
-    fn family<L: Label, M: Metric>(&self, name: &str, help: &str, label: &str) -> Result<Family<L, M>, MetricsError> {
-        let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], &[]));
-        Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
-    }
-
-    fn timed<L: Label>(
-        &self,
-        name: &str,
-        help: &str,
-        label: &str,
-        buckets: &[f64],
-    ) -> Result<Family<L, Histogram>, MetricsError> {
-        let series = L::ALL.iter().map(|value| self.one(name, help, &[(label, value.as_str())], buckets));
-        Ok(Family { series: series.collect::<Result<_, _>>()?, label: PhantomData })
-    }
-
-    fn grid<A: Label, B: Label, M: Metric>(
-        &self,
-        name: &str,
-        help: &str,
-        (label_a, label_b): (&str, &str),
-        buckets: &[f64],
-    ) -> Result<Grid<A, B, M>, MetricsError> {
-        let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(move |b| (a, b)));
-        let series = pairs.map(|(a, b)| self.one(name, help, &[(label_a, a.as_str()), (label_b, b.as_str())], buckets));
-        Ok(Grid { series: series.collect::<Result<_, _>>()?, labels: PhantomData })
-    }
-
-    fn probe(&self, path: ProbePath) -> Result<Arc<Probe>, MetricsError> {
-        let labels = [("path", path.as_str())];
-        Ok(Arc::new(Probe {
-            success: self.one("probe_success", "Whether the last probe came back (1) or not (0).", &labels, &[])?,
-            age_s: self.one("probe_age_seconds", "Since the last probe that came back.", &labels, &[])?,
-            last_success_ms: AtomicU64::new(0),
-        }))
-    }
 }
 
 impl Metrics {
@@ -299,6 +218,16 @@ impl Metrics {
         self.command_duration.of(route, outcome).observe(after.as_secs_f64());
     }
 
+    /// Notes of a command that ended how long it took to be sent first, and from then to its first answer.
+    pub fn command_answered(&self, route: CommandRoute, delivery: Option<Duration>, answer: Option<Duration>) {
+        if let Some(after) = delivery {
+            self.command_delivery.of(route).observe(after.as_secs_f64());
+        }
+        if let Some(after) = answer {
+            self.command_answer.of(route).observe(after.as_secs_f64());
+        }
+    }
+
     /// Counts a call to the directory of owners that took so long.
     pub fn owned(&self, op: OwnershipOp, outcome: OwnershipOutcome, took: Duration) {
         self.ownership_operations.of(op, outcome).inc();
@@ -325,6 +254,17 @@ impl Metrics {
     pub fn asked_peer(&self, outcome: PeerOutcome, took: Duration) {
         self.peer_requests.of(outcome).inc();
         self.peer_request_duration.of(outcome).observe(took.as_secs_f64());
+    }
+
+    /// Has spans made from here on; to be told once.
+    pub fn trace_with(&self, tracer: Tracer) {
+        // Told twice the first counts.
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// What makes spans; nothing where nobody wants any.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.get()
     }
 
     /// Adds a runtime whose busy time is reported.
@@ -371,7 +311,9 @@ impl Series {
     fn make(make: Maker) -> Result<Self, MetricsError> {
         Ok(Self {
             connections: make.grid("connections", "Connections held.", ("state", "kind"), &[])?,
+            leaving_connections: make.family("leaving_connections", "Connections told to leave that are still here; also among the open ones.", "kind")?,
             handshakes: make.plain("handshakes", "Connections in TLS or HTTP.")?,
+            handshakes_capacity: make.plain("handshakes_capacity", "How many connections may be in TLS or HTTP.")?,
             connections_capacity: make.plain("connections_capacity", "The most connections this node takes.")?,
             connection_attempts: make.family("connection_attempts_total", "Attempts to connect, by how they ended.", "outcome")?,
             handshake_duration: make.one("handshake_duration_seconds", "From accept to the 101.", &[], LATENCY_S)?,
@@ -384,9 +326,14 @@ impl Series {
             sent_bytes: make.family("messages_sent_bytes_total", "Payload bytes sent, before compression.", "type")?,
             commands: make.grid("commands_total", "Commands that ended.", ("route", "outcome"), &[])?,
             command_duration: make.grid("command_duration_seconds", "From a command's acceptance to its end.", ("route", "outcome"), COMMAND_S)?,
+            command_delivery: make.timed("command_delivery_seconds", "From a command's acceptance to its first sending.", "route", COMMAND_S)?,
+            command_answer: make.timed("command_answer_seconds", "From a command's first sending to the first answer.", "route", COMMAND_S)?,
+            command_events_dropped: make.family("command_events_dropped_total", "Events of commands that will not be in the log.", "reason")?,
             command_answers: make.family("command_answers_total", "Answers of devices to commands, by what became of them.", "outcome")?,
             publish: make.grid("publish_total", "Records that ended.", ("topic", "outcome"), &[])?,
             publish_duration: make.grid("publish_duration_seconds", "From a record's receipt to its end.", ("topic", "outcome"), LATENCY_S)?,
+            publish_topic_pending: make.family("publish_topic_pending_messages", "Records taken and not yet stored, by topic.", "topic")?,
+            publish_stalled_s: make.family("publish_stalled_seconds", "How long nothing was stored in a topic although something waits.", "topic")?,
             publish_pending_messages: make.plain("publish_pending_messages", "Records taken from devices and not yet stored.")?,
             publish_pending_messages_capacity: make.plain("publish_pending_messages_capacity", "How many records may be pending.")?,
             publish_pending_bytes: make.plain("publish_pending_bytes", "Bytes taken from devices and not yet stored.")?,
@@ -397,12 +344,21 @@ impl Series {
             ownership_operations: make.grid("ownership_operations_total", "What was asked of the directory of owners.", ("op", "outcome"), &[])?,
             ownership_duration: make.grid("ownership_duration_seconds", "How long that took.", ("op", "outcome"), LATENCY_S)?,
             ownership_lost: make.plain("ownership_lost_total", "Rows of connected devices found missing, older or another's.")?,
+            parked_bytes: make.plain("parked_bytes", "Bytes received beyond the windows, unfinished, or waiting to be written.")?,
+            parked_bytes_capacity: make.plain("parked_bytes_capacity", "How many bytes may be parked.")?,
             draining: make.plain("draining", "1 while the node drains.")?,
-            shed: make.plain("shed_total", "Connections told to leave (goaway), or ended at the memory cap (4100).")?,
+            drain_began: make.plain("drain_began_timestamp_seconds", "When the node began to drain; 0 while it does not.")?,
+            drain_budget_s: make.plain("drain_budget_seconds", "How long a drain may take, from unready to the last close.")?,
+            drain_cut_short: make.family("drain_cut_short_total", "Connections closed before their time to leave was over.", "cause")?,
+            shed: make.family("shed_total", "Connections told to leave (goaway), or ended at the memory cap (4100).", "reason")?,
+            rebalance_state: make.family("rebalance_state", "1 for how it stands with this node's share of the devices.", "state")?,
+            rebalance_mean: make.plain("rebalance_mean_connections", "Devices a ready node has on average; 0 where this one compares with nobody.")?,
+            readiness: make.family("readiness", "1 for what /readyz says and why, 0 for the others.", "reason")?,
             shutdown_unacked: make.plain("shutdown_unacked_total", "Updates taken and not stored when the node had to stop.")?,
             security_events: make.family("security_events_total", "What somebody should look at who watches for attacks.", "event")?,
             jwks_refresh_failures: make.plain("jwks_refresh_failures_total", "Fetches of a JWKS that failed.")?,
             certificate_expiry: make.plain("certificate_expiry_timestamp_seconds", "When the served certificate expires; 0 without one.")?,
+            peer_certificate_expiry: make.plain("peer_certificate_expiry_timestamp_seconds", "When the certificate for peers expires; 0 without one.")?,
             commands_read: make.family("commands_read_total", "Records of the topic of commands; all but the accepted are dead letters.", "outcome")?,
             revocations: make.plain("revocations", "Blocked devices and revocations in force.")?,
             revocations_readable: make.plain("revocations_readable", "1 while their topic can be read; else the last state holds.")?,
@@ -410,8 +366,10 @@ impl Series {
             peer_request_duration: make.timed("peer_request_duration_seconds", "How long they took.", "outcome", LATENCY_S)?,
             peers: make.plain("peers", "Live nodes that this one can ask.")?,
             log_lines_lost: make.plain("log_lines_lost_total", "Log lines that could not be written.")?,
+            trace_spans: make.family("trace_spans_total", "Spans of traces, by what became of them.", "outcome")?,
+            tracer: OnceLock::new(),
             probes: Family {
-                series: ProbePath::ALL.iter().map(|path| make.probe(*path)).collect::<Result<_, _>>()?,
+                series: ProbePath::ALL.iter().map(|path| probe(&make, *path)).collect::<Result<_, _>>()?,
                 label: PhantomData,
             },
             runtime_busy_s: make.plain("runtime_busy_seconds", "Time the runtime's workers were busy; its rate over the workers is the busy ratio.")?,
@@ -422,6 +380,16 @@ impl Series {
             registry: make.registry,
         })
     }
+}
+
+/// What is tried over and over on one path.
+fn probe(make: &Maker, path: ProbePath) -> Result<Arc<Probe>, MetricsError> {
+    let labels = [("path", path.as_str())];
+    Ok(Arc::new(Probe {
+        success: make.one("probe_success", "Whether the last probe came back (1) or not (0).", &labels, &[])?,
+        age_s: make.one("probe_age_seconds", "Since the last probe that came back.", &labels, &[])?,
+        last_success_ms: AtomicU64::new(0),
+    }))
 }
 
 fn register_process(make: &Maker) -> Result<(), MetricsError> {
@@ -478,6 +446,12 @@ mod tests {
         check::<SecurityEvent>();
         check::<CommandOutcome>();
         check::<AnswerOutcome>();
+        check::<ShedReason>();
+        check::<RebalanceState>();
+        check::<Readiness>();
+        check::<CutShort>();
+        check::<EventLoss>();
+        check::<SpanOutcome>();
     }
 
     #[test]
@@ -511,13 +485,28 @@ mod tests {
             "tidegate_ownership_duration_seconds_bucket{op=\"claim\",outcome=\"ok\",le=\"1\"} 0",
             "tidegate_ownership_lost_total 0",
             "tidegate_draining 0",
-            "tidegate_shed_total 0",
+            "tidegate_shed_total{reason=\"rebalance\"} 0",
+            "tidegate_rebalance_state{state=\"shedding\"} 0",
+            "tidegate_rebalance_mean_connections 0",
+            "tidegate_leaving_connections{kind=\"device\"} 0",
+            "tidegate_drain_budget_seconds 0",
+            "tidegate_drain_cut_short_total{cause=\"budget\"} 0",
+            "tidegate_command_delivery_seconds_bucket{route=\"peer\",le=\"1\"} 0",
+            "tidegate_command_answer_seconds_bucket{route=\"local\",le=\"1\"} 0",
+            "tidegate_command_events_dropped_total{reason=\"queue\"} 0",
+            "tidegate_publish_topic_pending_messages{topic=\"status\"} 0",
+            "tidegate_publish_stalled_seconds{topic=\"telemetry\"} 0",
+            "tidegate_peer_certificate_expiry_timestamp_seconds 0",
+            "tidegate_handshakes_capacity 0",
+            "tidegate_parked_bytes_capacity 0",
+            "tidegate_readiness{reason=\"starting\"} 0",
             "tidegate_peer_requests_total{outcome=\"unreachable\"} 0",
             "tidegate_peer_request_duration_seconds_bucket{outcome=\"ok\",le=\"0.25\"} 0",
             "tidegate_peers 0",
             "tidegate_commands_read_total{outcome=\"queue_full\"} 0",
             "tidegate_revocations 0",
             "tidegate_revocations_readable 0",
+            "tidegate_trace_spans_total{outcome=\"dropped\"} 0",
             "tidegate_build_info{version=",
             "tidegate_runtime_busy_seconds",
             "tidegate_runtime_tasks",

@@ -81,6 +81,8 @@ async fn a_device_is_shown_while_it_is_connected_and_after() {
     let last = &gone["last_disconnect"];
     assert_eq!((last["code"].as_u64(), last["initiator"].as_str()), (Some(1000), Some("client")), "{gone}");
     assert!(last["at"].as_u64().unwrap() >= epoch / 1_000 - 1);
+    assert_eq!((last["reason"].as_str(), last["node"].as_str()), (Some("normal"), Some("gw-a")), "{gone}");
+    assert_eq!((last["epoch"].as_u64(), last["lived_s"].as_u64().map(|s| s < 60)), (Some(epoch), Some(true)), "{gone}");
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tidegate::api;
+use tidegate::protocol::close::CloseReason;
+use tidegate::telemetry::metrics::{DisconnectReason, Label};
 
 use super::rig::Rig;
 
@@ -67,4 +69,34 @@ async fn what_is_answered_is_as_the_document_says() {
     }
     assert_is("Problem", &rig.ask("", "GET", "/v1/cluster", None).await.json());
     assert!(!published("Command").is_valid(&json!({ "id": "x" })), "a schema that takes everything holds nothing");
+}
+
+#[test]
+fn every_way_a_connection_ends_is_explained_on_the_page_about_it() {
+    let page = include_str!("../../docs/why-did-this-device-drop.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .skip_while(|line| *line != "## Reasons")
+        .take_while(|line| *line != "## Traces")
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let row = |reason: &str| {
+        let found: Vec<_> = rows.iter().filter(|row| row[0] == format!("`{reason}`")).collect();
+        assert_eq!(found.len(), 1, "{reason}");
+        found[0]
+    };
+    for reason in CloseReason::ALL {
+        let named = DisconnectReason::from_code(reason.code()).as_str();
+        assert_eq!(row(named)[1], reason.code().to_string(), "{named}");
+    }
+    for reason in DisconnectReason::ALL {
+        let row = row(reason.as_str());
+        assert!(row.len() == 4 && row[2..].iter().all(|text| text.len() > 5), "{row:?}");
+        if let Ok(code) = row[1].parse() {
+            assert_eq!(DisconnectReason::from_code(code), *reason);
+        }
+    }
+    assert_eq!(row("node_lost").len(), 4);
+    assert_eq!(rows.len(), DisconnectReason::ALL.len() + 1, "a row for what is not there any more");
 }

@@ -99,7 +99,14 @@ fn now() -> Duration {
 }
 
 fn profile(life: NodeLife, address: &str) -> Profile {
-    Profile { life, address: address.into(), state: NodeState::Ready, version: "1".into(), sees_kafka: true }
+    Profile {
+        life,
+        address: address.into(),
+        state: NodeState::Ready,
+        version: "1".into(),
+        sees_kafka: true,
+        devices: None,
+    }
 }
 
 impl Rig {

@@ -1,4 +1,5 @@
-// What the public tools say of the documents: AsyncAPI's own parser, and ajv of every JSON Schema. Prints each mistake as a line.
+// What the public tools say of the documents: AsyncAPI's own parser, and ajv of every JSON Schema.
+// Prints each mistake as a line.
 "use strict";
 
 const fs = require("fs");

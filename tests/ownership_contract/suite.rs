@@ -110,8 +110,16 @@ async fn what_is_left_behind_can_be_read(twin: &impl Twin) {
     directory.release(&a, &device.key, Fence::Epoch(second.epoch), Some(&last)).await.unwrap();
     let past = directory.past(&device.key).await.unwrap().unwrap();
     let left = past.last.unwrap();
-    assert_eq!((past.epoch, left.boot, left.acked, left.end), (second.epoch, device.boot.clone(), None, end));
+    assert_eq!((past.epoch, left.boot, left.acked, left.end), (second.epoch, device.boot.clone(), None, end.clone()));
     assert!(left.at_ms.abs_diff(second.epoch.0 / 1_000) < 600_000, "{}", left.at_ms);
+    let ended = past.ended.unwrap();
+    assert_eq!((ended.node.as_str(), ended.epoch, ended.at_ms), ("gw-a", second.epoch, left.at_ms));
+    assert_eq!(ended.end, end);
+    // A claim of which nothing came says nothing of how the device was lost.
+    let third = device.claim(twin, &a).await.unwrap();
+    directory.release(&a, &device.key, Fence::Epoch(third.epoch), None).await.unwrap();
+    let past = directory.past(&device.key).await.unwrap().unwrap();
+    assert_eq!((past.epoch, past.ended.map(|ended| ended.epoch)), (third.epoch, Some(second.epoch)));
 }
 
 async fn a_nodes_devices_are_listed_by_name(twin: &impl Twin) {
@@ -208,6 +216,10 @@ async fn a_dead_node_is_settled(twin: &impl Twin) {
         let removed = directory.release(&dead, &held.device, Fence::Epoch(held.epoch), None).await.unwrap();
         assert_eq!(removed, held.device != devices[0].key);
     }
+    let past = directory.past(&devices[1].key).await.unwrap().unwrap();
+    let ended = past.ended.unwrap();
+    assert_eq!((ended.node, ended.epoch, ended.end), (dead.node.clone(), epochs[1], None), "its node died");
+    assert_eq!((past.epoch, past.last), (epochs[1], None));
     let row = directory.row(&devices[0].key).await.unwrap().unwrap();
     assert_eq!((row.owner, row.epoch, row.settled), (a.clone(), back.epoch, false));
     let none = directory.settle(&dead, None, 10).await.unwrap();

@@ -42,7 +42,7 @@ pub(crate) trait Twin {
 /// What a node says of itself.
 pub(crate) fn profile(life: &NodeLife, state: NodeState) -> Profile {
     let address = format!("{}:7443", life.node);
-    Profile { life: life.clone(), address, state, version: "1".into(), sees_kafka: true }
+    Profile { life: life.clone(), address, state, version: "1".into(), sees_kafka: true, devices: None }
 }
 
 /// A device with one connection.

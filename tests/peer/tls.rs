@@ -10,6 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tidegate::ownership::NodeLife;
 use tidegate::peer::{PeerError, PeerLink, PeerTimes, PeerTls};
 use tidegate::socket::tls::Reload;
+use tidegate::telemetry::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -101,6 +102,18 @@ async fn a_certificate_that_has_expired_is_refused_on_both_sides() {
     let (answer, heard) = ask(&good, &old).await;
     refused_for(&answer, "alert: CertificateExpired");
     assert_eq!(heard, 0);
+}
+
+#[test]
+fn when_the_certificate_for_peers_expires_is_shown_and_follows_its_file() {
+    let (certificates, metrics) = (Certificates::new(), Metrics::new().unwrap());
+    let tls = PeerTls::load(&certificates.config()).unwrap().unwrap().shown_in(&metrics);
+    let year = |year: i64| (year - 1970) * 31_556_952;
+    let shown = || metrics.peer_certificate_expiry.get();
+    assert!((shown() - year(2090)).abs() < 86_400 * 2, "{}", shown());
+    certificates.write_leaf(&certificates.authority, "tidegate-peer", 2050);
+    assert_eq!(tls.look(), Reload::Loaded);
+    assert!((shown() - year(2050)).abs() < 86_400 * 2, "{}", shown());
 }
 
 /// Whether a bare client that shows this certificate is let in. In TLS 1.3 a client hears that only afterwards.

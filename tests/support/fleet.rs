@@ -59,9 +59,11 @@ pub struct Fleet {
 }
 
 /// Where devices connect, as a load balancer would have it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Door {
-    addr: SocketAddr,
+    /// One after the other.
+    addrs: Vec<SocketAddr>,
+    next: usize,
     /// Whether a device that is told to go does, when its hint says so.
     goes: bool,
 }
@@ -112,11 +114,22 @@ impl Fleet {
         query: impl Fn(usize) -> &'static str,
         token: impl Fn(&str) -> String,
     ) -> Self {
+        Self::start_at(Door { addrs: vec![addr], next: 0, goes: false }, tenant, count, query, token)
+    }
+
+    fn start_at(
+        door: Door,
+        tenant: &str,
+        count: usize,
+        query: impl Fn(usize) -> &'static str,
+        token: impl Fn(&str) -> String,
+    ) -> Self {
+        let addr = *door.addrs.first().expect("an address");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (orders, _) = watch::channel(Order::Rest);
         let acked = Arc::new(AtomicUsize::new(0));
-        let door = Arc::new(Mutex::new(Door { addr, goes: false }));
+        let door = Arc::new(Mutex::new(door));
         let device = |number| {
             let (id, boot) = (format!("dev-{number:03}"), format!("b{:08x}", fastrand::u32(..)));
             let request = request(addr, &format!("boot={boot}{}", query(number)), &token(&id));
@@ -133,6 +146,12 @@ impl Fleet {
         fleet
     }
 
+    /// [`start`](Self::start) over these addresses, one after the other, of devices that go when they are told to.
+    pub fn start_over(addrs: &[SocketAddr], tenant: &str, count: usize, token: impl Fn(&str) -> String) -> Self {
+        let door = Door { addrs: addrs.to_vec(), next: 0, goes: true };
+        Self::start_at(door, tenant, count, |_| "", token)
+    }
+
     /// Has every device send new updates in this way from now on.
     pub fn send(&self, load: Load) {
         self.orders.send_replace(Order::Send(load));
@@ -145,7 +164,12 @@ impl Fleet {
 
     /// From now on devices connect to this address, and those that are told to go do, after the time they are told.
     pub fn steer(&self, addr: SocketAddr) {
-        *self.door.lock().expect("nobody panicked with it") = Door { addr, goes: true };
+        self.spread(&[addr]);
+    }
+
+    /// The same to these addresses, one after the other.
+    pub fn spread(&self, addrs: &[SocketAddr]) {
+        *self.door.lock().expect("nobody panicked with it") = Door { addrs: addrs.to_vec(), next: 0, goes: true };
     }
 
     /// Each `goaway`'s moment and its deadline in milliseconds, by time.
@@ -254,15 +278,22 @@ impl Device {
         self.diary.lock().expect("nobody panicked with it")
     }
 
-    fn door(&self) -> Door {
-        *self.door.lock().expect("nobody panicked with it")
+    fn goes(&self) -> bool {
+        self.door.lock().expect("nobody panicked with it").goes
+    }
+
+    /// Where the next connection goes.
+    fn addr(&self) -> SocketAddr {
+        let mut door = self.door.lock().expect("nobody panicked with it");
+        door.next += 1;
+        door.addrs[door.next % door.addrs.len()]
     }
 
     /// A connection, and what came behind the gateway's answer.
     async fn connect(&self) -> Result<(TcpStream, Vec<u8>)> {
         let socket = TcpSocket::new_v4()?;
         socket.set_send_buffer_size(u32::try_from(CHUNK).expect("small"))?;
-        let addr = self.door().addr;
+        let addr = self.addr();
         let mut stream = socket.connect(addr).await?;
         stream.set_nodelay(true)?;
         stream.write_all(self.request.as_bytes()).await?;
@@ -481,7 +512,7 @@ impl<'a> Line<'a> {
                 self.told_to_go = true;
                 let after = message["retry_after_ms"].as_u64().expect("a goaway says when to come back");
                 diary.goaways.push((Instant::now(), message["deadline_ms"].as_u64().expect("and its deadline")));
-                let goes = self.device.door().goes;
+                let goes = self.device.goes();
                 self.goes_at = goes.then(|| Instant::now() + Duration::from_millis(after));
             }
             (kind @ ("pause" | "resume"), _) if message["reason"] == "rate" => self.rate_paused = kind == "pause",

@@ -24,6 +24,8 @@ pub struct Builder {
     tls: bool,
     brokers: String,
     redis: Option<String>,
+    prefix: Option<String>,
+    env: Vec<(String, String)>,
     beside: Option<(String, PathBuf)>,
 }
 
@@ -53,6 +55,18 @@ impl Builder {
         self
     }
 
+    /// Has its topics under this prefix instead of one of its own.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = Some(prefix.to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment: `env("TIDEGATE_REDIS__PASSWORD_FILE", path)`.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Another node of the same cluster: with its Redis, its topics and its signing key, and a name of its own.
     pub fn beside(mut self, other: &Gateway) -> Self {
         self.redis = Some(other.redis_url.clone());
@@ -71,7 +85,8 @@ impl Builder {
                 std::fs::copy(keys.join(file), dir.path().join(file)).expect("the keys are there");
             }
         }
-        let prefix = self.beside.as_ref().map_or_else(kafka::new_prefix, |(prefix, _)| prefix.clone());
+        let beside = self.beside.as_ref().map(|(prefix, _)| prefix.clone());
+        let prefix = beside.or_else(|| self.prefix.clone()).unwrap_or_else(kafka::new_prefix);
         let own_redis = self.redis.is_none().then(Redis::start);
         let redis_url = self.redis.clone().or_else(|| own_redis.as_ref().map(Redis::url)).expect("one of the two");
         let (public, internal) = (ports::free(), ports::free());
@@ -87,9 +102,9 @@ impl Builder {
         if self.beside.is_none() {
             kafka::create_topics(&self.brokers, &prefix);
         }
-        let process = serve(dir.path());
-        let (tls, brokers) = (self.tls, self.brokers);
-        let mut gateway = Gateway { process, dir, prefix, public, internal, tls, brokers, redis_url, own_redis };
+        let process = serve(dir.path(), &self.env);
+        let (tls, brokers, env) = (self.tls, self.brokers, self.env);
+        let mut gateway = Gateway { process, dir, prefix, public, internal, tls, brokers, redis_url, own_redis, env };
         gateway.wait_ready();
         gateway
     }
@@ -133,12 +148,21 @@ pub struct Gateway {
     brokers: String,
     redis_url: String,
     own_redis: Option<Redis>,
+    env: Vec<(String, String)>,
 }
 
 impl Gateway {
     /// A gateway on the shared Kafka with topics of its own, speaking plain ws.
     pub fn build() -> Builder {
-        Builder { keys: BTreeMap::new(), tls: false, brokers: kafka::shared(), redis: None, beside: None }
+        Builder {
+            keys: BTreeMap::new(),
+            tls: false,
+            brokers: kafka::shared(),
+            redis: None,
+            prefix: None,
+            env: Vec::new(),
+            beside: None,
+        }
     }
 
     /// `build().start()`.
@@ -254,7 +278,7 @@ impl Gateway {
 
     /// Starts it anew on the same ports after it ended; waits until it is ready.
     pub fn start_again(&mut self) {
-        self.process = serve(self.dir.path());
+        self.process = serve(self.dir.path(), &self.env);
         self.wait_ready();
     }
 
@@ -325,10 +349,11 @@ impl DevNode {
     }
 }
 
-fn serve(dir: &Path) -> Process {
+fn serve(dir: &Path, env: &[(String, String)]) -> Process {
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--config"]).arg(dir.join("tidegate.toml"));
-    Process::start("tidegate serve", without_settings(&mut command), &dir.join("serve.log"))
+    let command = without_settings(&mut command).envs(env.iter().map(|(name, value)| (name, value)));
+    Process::start("tidegate serve", command, &dir.join("serve.log"))
 }
 
 fn dev(dir: &Path, prefix: &str, port: u16) -> Process {

@@ -12,6 +12,17 @@ use super::gateway::Gateway;
 use super::process::Process;
 use super::{ports, wait_until};
 
+/// What it is to the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// Bytes, and nothing about whose they are.
+    Tcp,
+    /// The PROXY protocol, version 2, in front of the bytes.
+    ProxyV2,
+    /// HTTP, with the client behind whatever stands in `X-Forwarded-For`.
+    Http,
+}
+
 /// A running HAProxy; killed when dropped.
 pub struct Haproxy {
     process: Process,
@@ -22,16 +33,26 @@ pub struct Haproxy {
 impl Haproxy {
     /// In front of these nodes, which it asks for `/readyz` twice a second.
     pub fn start(nodes: &[&Gateway]) -> Self {
+        Self::speaking(Speaks::Tcp, nodes)
+    }
+
+    /// The same, speaking to them as is said.
+    pub fn speaking(speaks: Speaks, nodes: &[&Gateway]) -> Self {
+        let (mode, line) = match speaks {
+            Speaks::Tcp => ("tcp", ""),
+            Speaks::ProxyV2 => ("tcp", " send-proxy-v2"),
+            Speaks::Http => ("http\n    option forwardfor\n    timeout tunnel 10m", ""),
+        };
         let (dir, port) = (tempfile::tempdir().expect("a directory"), ports::free());
         let mut text = format!(
-            "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 10m\n    timeout server 10m\n\
+            "defaults\n    mode {mode}\n    timeout connect 5s\n    timeout client 10m\n    timeout server 10m\n\
              frontend public\n    bind 127.0.0.1:{port}\n    default_backend nodes\n\
              backend nodes\n    balance roundrobin\n    option redispatch\n    option httpchk GET /readyz\n"
         );
         for node in nodes {
             let (public, internal) = (node.public_addr(), node.internal_addr().port());
-            let line = format!("    server {} {public} check port {internal} inter 500ms fall 1 rise 1\n", node.name());
-            text.write_str(&line).expect("text grows");
+            let (name, check) = (node.name(), "inter 500ms fall 1 rise 1");
+            writeln!(text, "    server {name} {public}{line} check port {internal} {check}").expect("text grows");
         }
         let file = dir.path().join("haproxy.cfg");
         std::fs::write(&file, text).expect("the configuration is written");

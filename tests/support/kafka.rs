@@ -1,5 +1,7 @@
 //! The real Kafka: the shared one of `tests/run`, brokers of a test's own, and what is in a topic.
 
+pub mod secured;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -23,6 +23,7 @@ pub mod history;
 pub mod kafka;
 pub mod ledger;
 pub mod monitor;
+pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod proxy;

@@ -103,6 +103,12 @@ impl RawClient {
         Self { io: Io::Plain(socket.try_clone().expect("a file descriptor is free")), socket, buffer: Vec::new() }
     }
 
+    /// A TCP connection that somebody made.
+    pub fn over(socket: TcpStream) -> Self {
+        socket.set_write_timeout(Some(PATIENCE)).expect("an open socket");
+        Self { io: Io::Plain(socket.try_clone().expect("a file descriptor is free")), socket, buffer: Vec::new() }
+    }
+
     /// A TLS connection that trusts the authorities of `ca_pem`.
     pub fn connect_tls(addr: SocketAddr, ca_pem: &[u8], name: &str) -> Self {
         let mut roots = RootCertStore::empty();

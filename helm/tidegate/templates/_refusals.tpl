@@ -55,9 +55,11 @@
 {{- $found = append $found "jwks: existingSecret and existingConfigMap exclude each other: leave one" -}}
 {{- end -}}
 {{- $sasl := or (hasPrefix "sasl" ($config.kafka.security | default "")) (and $config.kafka.preset (not $config.kafka.security)) -}}
-{{- $needsPassword := and $sasl (ne ($config.kafka.sasl_mechanism | default "") "OAUTHBEARER") -}}
-{{- if and $needsPassword (not (include "tidegate.credentialsSecret" (list . "kafka"))) -}}
-{{- $found = append $found "kafka.existingSecret: missing: SASL needs a Secret with user and password" -}}
+{{- if and $sasl (not (include "tidegate.credentialsSecret" (list . "kafka"))) -}}
+{{- $found = append $found "kafka.existingSecret: missing: SASL needs a Secret with user and password (or client id and secret)" -}}
+{{- end -}}
+{{- if and .Values.topics.apply (eq ($config.kafka.sasl_mechanism | default "") "OAUTHBEARER") -}}
+{{- $found = append $found "topics.apply: cannot be used with OAUTHBEARER: make the topics with what `tidegate topics --print` prints" -}}
 {{- end -}}
 {{- range list "kafka" "redis" -}}
 {{- $values := index $.Values . -}}

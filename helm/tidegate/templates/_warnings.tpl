@@ -38,6 +38,9 @@
 {{- else if not (or .Values.networkPolicy.monitoringFrom .Values.networkPolicy.extraIngress) -}}
 {{- $found = append $found "networkPolicy.monitoringFrom is empty: nobody may read metrics." -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.limitEgress (dig "telemetry" "otlp_endpoint" "" $config) (not (or .Values.networkPolicy.otlp.ports .Values.networkPolicy.extraEgress)) -}}
+{{- $found = append $found "config.telemetry.otlp_endpoint is set and networkPolicy.otlp.ports is empty: no trace gets out." -}}
+{{- end -}}
 {{- if and (eq .Values.cloud "gke") .Values.networkPolicy.enabled (not .Values.networkPolicy.healthCheckCIDRs) .Values.networkPolicy.publicFrom -}}
 {{- $found = append $found "cloud=gke: the health checks come from 35.191.0.0/16 and 130.211.0.0/22: put them into networkPolicy.healthCheckCIDRs." -}}
 {{- end -}}

@@ -60,6 +60,27 @@ def made():
                 [(1, RED)],
             ),
             lines(
+                "Acceptance to first sending, 99 %",
+                "By route: the gateway's part, and the time the device was away.",
+                [(quantile(0.99, "tidegate_command_delivery_seconds", 'route=~"local|peer"', "route"), "{{route}}")],
+                "s",
+                [(1, RED)],
+            ),
+            lines(
+                "First sending to first answer, 99 %",
+                "By route: the network and the device.",
+                [(quantile(0.99, "tidegate_command_answer_seconds", 'route=~"local|peer"', "route"), "{{route}}")],
+                "s",
+                [(1, RED)],
+            ),
+            lines(
+                "Events that will not be in Kafka",
+                "backlog, queue: too many waited, and ends come again by the due sweep; refused: by Kafka.",
+                [(rate("tidegate_command_events_dropped_total", by="reason"), "{{reason}}")],
+                "ops",
+                colors={"refused": RED},
+            ),
+            lines(
                 "Sent and answered",
                 "Commands written to devices, every attempt, and what became of their answers.",
                 [

@@ -31,7 +31,7 @@ def made():
             lines("Connections by node", "Open connections of each node.", [(by_node, NODE)]),
             lines(
                 "Share of the mean",
-                "Each node's connections over the mean of all. At 1.3 for a quarter of an hour an alert fires.",
+                "Each node's connections over the mean of all. At 1.1 it tells devices to move; at 1.3 for a quarter of an hour an alert fires.",
                 [(f"{by_node} / scalar(avg({by_node}))", NODE)],
                 "none",
                 [(1.3, YELLOW)],
@@ -74,8 +74,11 @@ def made():
             ),
             lines(
                 "In TLS or HTTP",
-                "Connections that are being made (`limits.max_handshakes` bounds them).",
-                [(total("tidegate_handshakes", by="$by"), NODE)],
+                "Connections that are being made, over `limits.max_handshakes`; above, they wait in the listen queue.",
+                [(share(total("tidegate_handshakes", by="$by"), total("tidegate_handshakes_capacity", by="$by")), NODE)],
+                "percentunit",
+                [(0.8, YELLOW)],
+                top=1,
             ),
         ),
         row(

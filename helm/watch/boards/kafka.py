@@ -104,6 +104,19 @@ def made():
                 top=1,
             ),
             lines(
+                "Pending by topic",
+                "What waits for which topic. One alone: look at that topic, its leader, its ACL.",
+                [(total("tidegate_publish_topic_pending_messages", by="topic"), "{{topic}}")],
+                stacked=True,
+            ),
+            lines(
+                "Stalled by topic",
+                "How long nothing was stored although something waits. After `limits.log_stall_ms` devices are told to pause, not for command-events.",
+                [(f"max by (topic) ({of('tidegate_publish_stalled_seconds')})", "{{topic}}")],
+                "s",
+                [(1.5, YELLOW)],
+            ),
+            lines(
                 "Paused connections",
                 "Told to hold their updates: because the log is slow, or because they send more than their rate.",
                 [(total("tidegate_paused_connections", by="code"), "{{code}}")],

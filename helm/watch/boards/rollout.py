@@ -74,10 +74,33 @@ def made():
                 ],
             ),
             lines(
-                "Told to leave",
-                "`goaway`: 200 a second and node, more where the budget would not do.",
-                [(rate("tidegate_shed_total", by="$by"), NODE)],
+                "Told to leave, by reason",
+                "`goaway`. drain: 200 a second and node, more where the budget would not do; rebalance, max_age: 20.",
+                [(rate("tidegate_shed_total", by="reason"), "{{reason}}")],
                 "ops",
+                stacked=True,
+            ),
+            lines(
+                "Told, and still here",
+                "Each has 30 s to connect elsewhere, less in a small budget.",
+                [(total("tidegate_leaving_connections", by="$by"), NODE)],
+            ),
+            lines(
+                "Time left to drain",
+                "Of `drain.propagation_s` and `drain.budget_s`; at zero whoever is left was closed.",
+                [
+                    (
+                        f"max by ($by) ({of('tidegate_drain_budget_seconds')} + ({of('tidegate_drain_began_timestamp_seconds')} > 0)) - time()",
+                        NODE,
+                    )
+                ],
+                "s",
+            ),
+            zero(
+                "Cut short",
+                "Connections closed before their time to leave was over, over the time shown.",
+                happened("tidegate_drain_cut_short_total"),
+                12,
             ),
             lines(
                 "Ends that were meant",
@@ -108,6 +131,30 @@ def made():
                 ],
                 "ops",
                 colors={"draining": YELLOW, "overloaded": RED},
+            ),
+        ),
+        row(
+            "Balance",
+            lines(
+                "Devices and what would be fair",
+                "A node that is 10 % above the mean for 30 s, and has more than 1,000, tells devices to move; never while a node drains.",
+                [
+                    (total("tidegate_connections", f'{OPEN},kind="device"', "$by"), NODE),
+                    (f"max({of('tidegate_rebalance_mean_connections')})", "fair"),
+                ],
+            ),
+            lines(
+                "How it stands",
+                "Nodes by what they do about their share: held while a node drains, resting while those who were told are on their way.",
+                [(f"sum by (state) ({of('tidegate_rebalance_state')}) > 0", "{{state}}")],
+                stacked=True,
+            ),
+            lines(
+                "Ready, and why not",
+                "Nodes by what `/readyz` says.",
+                [(f"sum by (reason) ({of('tidegate_readiness')}) > 0", "{{reason}}")],
+                stacked=True,
+                colors={"ready": GREEN, "cut_off": RED, "sending_away": RED, "leaving": YELLOW},
             ),
         ),
         row(

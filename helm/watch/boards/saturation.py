@@ -84,9 +84,21 @@ def made():
             ),
             lines(
                 "In TLS or HTTP",
-                "Connections that are being made (`limits.max_handshakes` bounds them).",
-                [(total("tidegate_handshakes", by="$by"), NODE)],
+                "Connections that are being made, over `limits.max_handshakes`.",
+                [(room("handshakes"), NODE)],
+                "percentunit",
+                [(0.8, YELLOW)],
                 width=8,
+                top=1,
+            ),
+            lines(
+                "Bytes parked",
+                "Read beyond the windows, unfinished, or waiting to be written, over `limits.parked_bytes`. Above, connections are ended (4100).",
+                [(room("parked_bytes"), NODE)],
+                "percentunit",
+                [(0.8, RED)],
+                width=8,
+                top=1,
             ),
         ),
         row(

@@ -173,6 +173,9 @@ impl Conduct {
 
     fn goaway(&mut self, reason: &str, wait: Option<Duration>, deadline_ms: Option<u64>, now: Instant) {
         let (wait, deadline) = (wait.unwrap_or_default(), Duration::from_millis(deadline_ms.unwrap_or_default()));
+        if self.options.manners == Manners::IgnoresGoaway {
+            return self.watcher.goaway(&Goaway { reason, deadline, moves_after: deadline });
+        }
         self.state.plan.hint(wait, now);
         let moves_after = self.state.plan.moves_after(wait, deadline);
         if self.options.reconnect != super::Reconnect::Never {

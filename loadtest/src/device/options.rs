@@ -65,6 +65,9 @@ pub enum Reconnect {
     Advised,
     /// The same, but also with the back-off where the advice is not to: for bad clients, which never learn.
     Stubborn,
+    /// With the back-off where a connection just ended, and never after a close frame, whatever its code says: so do stock
+    /// clients that take each close for wanted. They ask for closes without one ([`Options::close_drop`]).
+    UnlessClosed,
     /// Not before [`crate::device::Handle::connect`].
     Never,
 }
@@ -94,6 +97,8 @@ pub enum Manners {
     ReadsNothing,
     /// Sends on while it is told to pause, and beyond the window.
     IgnoresPause,
+    /// Does not know `goaway`, and stays until it is closed.
+    IgnoresGoaway,
     /// Sends this in place of each update, which is thereby over and told as dropped.
     Malformed(Malformed),
 }

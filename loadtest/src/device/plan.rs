@@ -73,7 +73,7 @@ impl Plan {
             None => Advice::BackOff,
             Some(code) => advice(code),
         };
-        if self.policy == Reconnect::Never {
+        if self.policy == Reconnect::Never || (self.policy == Reconnect::UnlessClosed && code.is_some()) {
             return None;
         }
         match advice {
@@ -217,6 +217,16 @@ mod tests {
         }
         assert_eq!(plan(Reconnect::Never).ended(Some(4000), now), None);
         assert_eq!(plan(Reconnect::Never).failed(&Error::Timeout, now), None);
+    }
+
+    #[test]
+    fn one_that_takes_each_close_for_wanted_comes_back_only_where_there_was_none() {
+        let now = Instant::now();
+        for code in [1000, 1012, 4000, 4002] {
+            assert_eq!(plan(Reconnect::UnlessClosed).ended(Some(code), now), None, "{code}");
+        }
+        assert!(plan(Reconnect::UnlessClosed).ended(None, now).unwrap() <= SECOND);
+        assert!(plan(Reconnect::UnlessClosed).failed(&Error::Timeout, now).is_some());
     }
 
     #[test]

@@ -19,8 +19,11 @@ use crate::profile::Commands;
 const AT_ONCE: usize = 2_000;
 /// What is waited for an answer beyond what was asked for.
 const GRACE: Duration = Duration::from_secs(5);
-/// Between two looks at a command whose end has not come.
+/// Between two looks at a command whose end has not come, and before it is asked for again.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a command that got no answer is asked for again, as an application would: longer than a load balancer takes
+/// to find out that a node is gone.
+const REPEATS: u32 = 7;
 
 /// Callers of one thread.
 pub(super) struct Caller {
@@ -119,25 +122,32 @@ impl Caller {
         let path = format!("/v1/devices/{}/commands", call.name.device);
         let key = format!("{}-{}", self.run, call.number);
         let within = Duration::from_secs(u64::from(profile.wait_s)) + GRACE;
-        let mut answer = self.http.send((Method::POST, &path), Some(&key), Some(body.clone()), within).await;
-        let unheard = answer.as_ref().map_or(true, |answer| matches!(answer.status, 429 | 502 | 503 | 504));
-        if unheard {
+        let mut repeats = 0;
+        let answer = loop {
+            let answer = self.http.send((Method::POST, &path), Some(&key), Some(body.clone()), within).await;
+            let unheard = answer.as_ref().map_or(true, |answer| matches!(answer.status, 429 | 502 | 503 | 504));
+            if !unheard || repeats == REPEATS || call.due.elapsed() > self.life() {
+                break answer?;
+            }
+            repeats += 1;
             tokio::time::sleep(LOOK).await;
-            answer = self.http.send((Method::POST, &path), Some(&key), Some(body), within).await;
-        }
-        let answer = answer?;
+        };
         match (answer.status, read(&answer)) {
             (200 | 202, Some(read)) => Ok(read),
             (status, _) => Err(format!("refused with {status}")),
         }
     }
 
+    /// After this a command has its end, whatever becomes of it.
+    fn life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.profile.ttl_s).max(5)) + GRACE
+    }
+
     /// Its last state, looked for until it can be no other any more.
     async fn end(&self, call: &Call, id: &str, mut state: String) -> Option<String> {
-        let life = Duration::from_secs(u64::from(self.profile.ttl_s).max(5)) + GRACE;
         let path = format!("/v1/devices/{}/commands/{id}", call.name.device);
         while !is_terminal(&state) {
-            if call.due.elapsed() > life {
+            if call.due.elapsed() > self.life() {
                 return None;
             }
             tokio::time::sleep(LOOK).await;

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpSocket;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -19,6 +20,9 @@ use super::target::Target;
 
 /// Connections that are kept for later.
 const KEPT: usize = 256;
+/// Connections that are being opened at once: with more of them none would be open in time where the target or this
+/// machine is slow, and the requests that come meanwhile would make it ever worse.
+const OPENING: usize = 16;
 /// Largest answer read.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -34,11 +38,18 @@ pub(super) struct HttpClient {
     source: Option<IpAddr>,
     token: Mutex<Arc<str>>,
     kept: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    opening: Semaphore,
 }
 
 impl HttpClient {
     pub(super) fn new(target: Target, source: Option<IpAddr>, token: &str) -> Self {
-        Self { target, source, token: Mutex::new(token.into()), kept: Mutex::default() }
+        Self {
+            target,
+            source,
+            token: Mutex::new(token.into()),
+            kept: Mutex::default(),
+            opening: Semaphore::new(OPENING),
+        }
     }
 
     /// Uses another token from now on.
@@ -65,10 +76,16 @@ impl HttpClient {
         key: Option<&str>,
         body: Option<String>,
     ) -> Result<Answer, String> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut sender = match kept.filter(|sender| !sender.is_closed()) {
+        let mut sender = match self.kept() {
             Some(sender) => sender,
-            None => self.connect().await?,
+            None => {
+                let _turn = self.opening.acquire().await.map_err(|error| error.to_string())?;
+                // One may have become free meanwhile.
+                match self.kept() {
+                    Some(sender) => sender,
+                    None => self.connect().await?,
+                }
+            }
         };
         sender.ready().await.map_err(|_| "the connection ended".to_owned())?;
         let request = self.request(method, path, key, body)?;
@@ -82,6 +99,12 @@ impl HttpClient {
             kept.push(sender);
         }
         Ok(Answer { status, body })
+    }
+
+    /// A connection that is open and free.
+    fn kept(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| kept.pop()).find(|sender| !sender.is_closed())
     }
 
     fn request(
@@ -135,5 +158,11 @@ where
 }
 
 fn short(error: &hyper::Error) -> String {
-    if error.is_closed() || error.is_incomplete_message() { "the connection ended" } else { "HTTP failed" }.to_owned()
+    use std::error::Error as _;
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    match io {
+        _ if error.is_closed() || error.is_incomplete_message() => "the connection ended".to_owned(),
+        Some(error) => format!("the connection broke: {}", error.kind()),
+        None => "HTTP failed".to_owned(),
+    }
 }

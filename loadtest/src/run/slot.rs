@@ -163,11 +163,14 @@ pub(super) fn options(slot: &Slot, group: &Group, run: &str, url: &str, name: &N
         profile::Manners::Good => Manners::Good,
         profile::Manners::ReadsSlowly => Manners::ReadsSlowly { bytes_per_s: group.bytes_per_s.unwrap_or(1) },
         profile::Manners::ReadsNothing => Manners::ReadsNothing,
+        profile::Manners::Stock => Manners::IgnoresGoaway,
         profile::Manners::Malformed => Manners::Malformed(Malformed::ALL[rng.usize(..Malformed::ALL.len())]),
     };
-    if group.manners == profile::Manners::Malformed {
-        options.reconnect = Reconnect::Stubborn;
-    }
+    options.reconnect = match group.manners {
+        profile::Manners::Malformed => Reconnect::Stubborn,
+        profile::Manners::Stock => Reconnect::UnlessClosed,
+        _ => Reconnect::Advised,
+    };
     Ok(options)
 }
 

@@ -21,6 +21,7 @@ use crate::commands::{
 };
 use crate::id::DeviceKey;
 use crate::router::{Router, Watch};
+use crate::telemetry::traces::{self, Span, TraceContext};
 
 /// Most devices of one request.
 pub const MAX_DEVICES: usize = 1_000;
@@ -31,6 +32,7 @@ const AT_ONCE: usize = 16;
 /// How much larger a body for many devices may be.
 const LARGE: usize = 4;
 const KEY: &str = "idempotency-key";
+const TRACEPARENT: &str = "traceparent";
 const NO_COMMAND: &str = "there is no such command; if it was accepted before, repeat it with the same Idempotency-Key";
 
 /// The fields of a body, as they came.
@@ -112,6 +114,7 @@ pub(super) async fn create(
     named: Named,
     request: Request,
 ) -> Result<Response, Fault> {
+    let began = Instant::now();
     caller.needs(&[Scope::CommandsWrite])?;
     let device = caller.device(named.device())?;
     let router = router(&gate)?;
@@ -123,15 +126,38 @@ pub(super) async fn create(
     let (order, wait) = Order::read(&asked, &headers)?;
     drop(asked);
     let submission = order.submission(&device, caller.0.key().device());
+    let brought = headers.get(TRACEPARENT).filter(|_| gate.node.trust_traceparent);
+    let brought = brought.and_then(|text| TraceContext::parse(text.to_str().ok()?));
+    let mut span = router.request_span(&device, submission.id(), brought);
+    let done = create_one(router, &order, submission, wait.map(|wait| Instant::now() + wait));
+    let answer = traces::within(span.as_ref().map(Span::context), done).await;
+    if let Some(span) = &mut span {
+        let status = answer.as_ref().map_or_else(|fault| fault.status, Response::status);
+        span.since(began.into_std()).set("http.response.status_code", u64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.fail(status.as_u16().to_string());
+        }
+    }
+    answer
+}
+
+/// Submits one, and waits for its end `until` then.
+async fn create_one(
+    router: &Arc<Router>,
+    order: &Order,
+    submission: Submission<'_>,
+    until: Option<Instant>,
+) -> Result<Response, Fault> {
+    let device = submission.device;
     // Before it is submitted, so that nothing is missed and nothing has to be read again.
-    let waits = wait.map(|wait| (Instant::now() + wait, router.watch(&device, submission.id())));
+    let waits = until.map(|until| (until, router.watch(device, submission.id())));
     let submitted = order.submit(router, submission).await?;
     let new = submitted.new;
     let command = match waits {
         Some((until, watch)) => wait_for(watch, submitted.command, until).await?,
         None => submitted.command,
     };
-    let done = if wait.is_some() { command.life.state.is_terminal() } else { !new };
+    let done = if until.is_some() { command.life.state.is_terminal() } else { !new };
     let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = json(status, written(&command));
     if let Ok(place) = HeaderValue::try_from(format!("/v1/devices/{}/commands/{}", device.device(), command.id)) {

@@ -15,8 +15,9 @@ use super::router;
 use crate::api::Gate;
 use crate::auth::Scope;
 use crate::id::DeviceKey;
-use crate::ownership::{Directory, Row, Stretch, Whereabouts};
+use crate::ownership::{Directory, Ended, Past, Row, Stretch, Whereabouts};
 use crate::router::DisconnectError;
+use crate::telemetry::metrics::{DisconnectReason, Label};
 
 /// Devices of a page, where the caller says nothing, and at most.
 const PAGE: usize = 100;
@@ -25,6 +26,8 @@ const LARGEST_PAGE: usize = 1_000;
 const LOOKS: usize = 10;
 /// Rows read at once.
 const ROWS_AT_ONCE: usize = 32;
+/// The reason where a connection's node died.
+const NODE_LOST: &str = "node_lost";
 /// Who may know whether a device is there: whoever may do anything with it.
 const READERS: [Scope; 3] = [Scope::TelemetryRead, Scope::CommandsWrite, Scope::Admin];
 
@@ -155,12 +158,31 @@ pub(super) async fn show(State(gate): State<Arc<Gate>>, caller: Caller, named: N
         ]),
     };
     fields.insert("blocked".into(), is_blocked(&gate, &key).into());
-    if let Some(last) = past.and_then(|past| past.last) {
-        let (code, initiator) = last.end.unzip();
-        let last = json!({ "code": code, "initiator": initiator, "at": last.at_ms });
+    if let Some(last) = past.as_ref().and_then(last_disconnect) {
         fields.insert("last_disconnect".into(), last);
     }
     Ok(super::json(StatusCode::OK, Value::Object(fields).to_string()))
+}
+
+/// How its last connection ended that is known to have.
+fn last_disconnect(past: &Past) -> Option<Value> {
+    let reason = |code| DisconnectReason::from_code(code).as_str();
+    let Some(Ended { node, epoch, at_ms, end }) = &past.ended else {
+        // Written by a node of an older version, which noted less.
+        let last = past.last.as_ref()?;
+        let (code, initiator) = last.end.clone().unzip();
+        let reason = code.map(reason);
+        return Some(json!({ "code": code, "reason": reason, "initiator": initiator, "at": last.at_ms }));
+    };
+    let (code, initiator) = end.clone().unzip();
+    let reason = if end.is_some() { code.map(reason) } else { Some(NODE_LOST) };
+    // An epoch is the time of its claim in microseconds, or a little later.
+    let lived_s = at_ms.saturating_sub(epoch.0 / 1_000) / 1_000;
+    let (node, epoch) = (node.as_str(), epoch.0);
+    Some(json!({
+        "code": code, "reason": reason, "initiator": initiator, "at": at_ms, "node": node, "epoch": epoch,
+        "lived_s": lived_s,
+    }))
 }
 
 /// `DELETE /v1/devices/{device}/session`

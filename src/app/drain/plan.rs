@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::config::DrainConfig;
+use crate::connection::GRACE_MS;
 
 /// How long a connection works on after it was told to leave, where the budget allows it.
-pub(super) const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_millis(GRACE_MS);
 /// What the end takes, where the budget allows it: last acks and closes, then rows, presence and the log.
 const SETTLING: Duration = Duration::from_secs(15);
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{EXIT_CONFIG, EXIT_UNAVAILABLE, environment};
+use crate::app::Signals;
 use crate::cli::{parse_seconds, say};
 use crate::config;
 use crate::eventlog::kafka::KafkaConfig;
@@ -16,6 +17,8 @@ use crate::eventlog::kafka::topics::{self, Applied, TopicOptions, TopicSpec, Top
 
 /// Wrong flags, as for flags that nobody knows.
 const EXIT_FLAGS: u8 = 2;
+/// Told to end, as shells say it of SIGTERM.
+const EXIT_TOLD: u8 = 143;
 
 /// Flags of `tidegate topics`.
 #[derive(Debug, Args)]
@@ -81,9 +84,17 @@ fn topics(args: &TopicsArgs) -> Result<String, Failure> {
 }
 
 fn apply(kafka: &KafkaConfig, specs: &[TopicSpec], timeout: Duration) -> Result<String, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure(1, format!("no runtime to wait in: {error}")))?;
-    let applied = runtime.block_on(topics::apply(kafka, specs, timeout))?;
+    let applied = runtime.block_on(async {
+        // The first process of a container is not ended by a signal that it does not take, and a pod waits for it.
+        let signals = Signals::listen();
+        let mut signals = signals.map_err(|error| Failure(1, format!("signals cannot be received: {error}")))?;
+        tokio::select! {
+            applied = topics::apply(kafka, specs, timeout) => Ok(applied?),
+            () = signals.leave() => Err(Failure(EXIT_TOLD, "told to end before Kafka had answered".into())),
+        }
+    })?;
     Ok(report(&applied))
 }
 

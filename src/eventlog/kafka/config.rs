@@ -7,6 +7,8 @@ use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use super::StartError;
+use super::oauth::TokenCell;
+use crate::https::parse_url;
 use crate::limits::Limits;
 
 /// What the key, the headers and Kafka's own framing may add to a value, in bytes.
@@ -43,6 +45,12 @@ pub struct KafkaConfig {
     pub username: String,
     /// Password, or the client's secret with OAUTHBEARER.
     pub password: String,
+    /// Where tokens are fetched with OAUTHBEARER: the issuer's token endpoint, an `https://` URL (`http://` on loopback only).
+    pub oauth_token_url: String,
+    /// What the token is asked for, words between blanks. Empty: what the issuer gives by itself.
+    pub oauth_scope: String,
+    /// File with the certificates (PEM) that `oauth_token_url` is checked against. Empty: the system's.
+    pub oauth_ca: String,
     /// File with the certificates (PEM) that brokers are checked against. Empty: the system's.
     pub ca: String,
     /// File with the gateway's own certificate (PEM), where brokers ask for one.
@@ -53,6 +61,9 @@ pub struct KafkaConfig {
     pub preset: Option<Preset>,
     /// Handed to librdkafka as it is, last of all.
     pub properties: BTreeMap<String, String>,
+    /// The tokens that this configuration's clients share; nothing that is configured.
+    #[serde(skip)]
+    pub oauth_tokens: TokenCell,
 }
 
 impl Default for KafkaConfig {
@@ -64,11 +75,15 @@ impl Default for KafkaConfig {
             sasl_mechanism: None,
             username: String::new(),
             password: String::new(),
+            oauth_token_url: String::new(),
+            oauth_scope: String::new(),
+            oauth_ca: String::new(),
             ca: String::new(),
             cert: String::new(),
             key: String::new(),
             preset: None,
             properties: BTreeMap::new(),
+            oauth_tokens: TokenCell::default(),
         }
     }
 }
@@ -83,6 +98,9 @@ impl fmt::Debug for KafkaConfig {
             .field("sasl_mechanism", &self.sasl_mechanism)
             .field("username", &self.username)
             .field("password", &if self.password.is_empty() { "" } else { "***" })
+            .field("oauth_token_url", &self.oauth_token_url)
+            .field("oauth_scope", &self.oauth_scope)
+            .field("oauth_ca", &self.oauth_ca)
             .field("ca", &self.ca)
             .field("cert", &self.cert)
             .field("key", &self.key)
@@ -133,7 +151,7 @@ pub enum SaslMechanism {
     /// SCRAM with SHA-512.
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
-    /// A token from an OpenID Connect endpoint (`sasl.oauthbearer.token.endpoint.url` among `properties`).
+    /// A token of an OpenID Connect issuer, from `oauth_token_url`.
     #[serde(rename = "OAUTHBEARER")]
     OauthBearer,
 }
@@ -209,19 +227,64 @@ impl KafkaConfig {
         if !self.topic_prefix.chars().all(allowed) || self.topic_prefix.len() > 200 {
             add("kafka.topic_prefix", "is at most 200 of A-Z a-z 0-9 . _ -");
         }
-        if self.security().is_sasl() && (self.username.is_empty() || self.password.is_empty()) {
-            add("kafka.username", "and kafka.password are both needed with SASL");
-        }
-        if self.sasl_mechanism == Some(SaslMechanism::OauthBearer) {
-            add("kafka.sasl_mechanism", "OAUTHBEARER cannot be used yet: PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 can");
+        if self.security().is_sasl() {
+            for (key, value, what) in [
+                ("kafka.username", &self.username, "the user, or the client's id with OAUTHBEARER"),
+                ("kafka.password", &self.password, "the user's password, or the client's secret with OAUTHBEARER"),
+            ] {
+                if value.is_empty() {
+                    add(key, &format!("is needed with SASL: {what}"));
+                }
+            }
+        } else if self.sasl_mechanism.is_some() {
+            add("kafka.sasl_mechanism", "is for `kafka.security` sasl_tls or sasl_plaintext: set one, or take it away");
         }
         if self.cert.is_empty() != self.key.is_empty() {
             add("kafka.cert", "and kafka.key go together: give both or none");
         }
+        self.oauth_mistakes(&mut add);
         for key in self.properties.keys().filter(|key| OURS.contains(&key.as_str())) {
             add(&format!("kafka.properties.{key}"), "cannot be set: what an ack means rests on it");
         }
         found
+    }
+
+    fn oauth_mistakes(&self, add: &mut impl FnMut(&str, &str)) {
+        if !self.is_oauth() {
+            for (key, value) in [
+                ("kafka.oauth_token_url", &self.oauth_token_url),
+                ("kafka.oauth_scope", &self.oauth_scope),
+                ("kafka.oauth_ca", &self.oauth_ca),
+            ] {
+                if !value.is_empty() {
+                    add(key, "is for `kafka.sasl_mechanism = \"OAUTHBEARER\"`: set that, or take this away");
+                }
+            }
+            return;
+        }
+        let key = "kafka.oauth_token_url";
+        let url = parse_url(&self.oauth_token_url);
+        let host = url.as_ref().and_then(|url| url.host()).unwrap_or_default();
+        let is_here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        match url.as_ref().map(|url| url.scheme_str() == Some("https")) {
+            _ if self.oauth_token_url.is_empty() => {
+                add(key, "is needed with OAUTHBEARER: the URL of the issuer's token endpoint");
+            }
+            None => add(key, "is no https:// URL with a host name"),
+            Some(false) if !is_here => add(key, "must be https://: on the way the client's secret could be read"),
+            Some(_) => {}
+        }
+    }
+
+    /// How the gateway proves who it is, where it does so by SASL.
+    fn mechanism(&self) -> Option<SaslMechanism> {
+        let chosen = self.sasl_mechanism.or(self.preset.map(Preset::mechanism)).unwrap_or(SaslMechanism::Plain);
+        self.security().is_sasl().then_some(chosen)
+    }
+
+    /// Whether brokers are shown tokens.
+    pub(super) fn is_oauth(&self) -> bool {
+        self.mechanism() == Some(SaslMechanism::OauthBearer)
     }
 
     fn security(&self) -> Security {
@@ -248,24 +311,14 @@ impl KafkaConfig {
                 client.set(key, value.as_str());
             }
         }
-        if security.is_sasl() {
-            self.sasl(&mut client);
+        if let Some(mechanism) = self.mechanism() {
+            client.set("sasl.mechanism", mechanism.name());
+            if mechanism != SaslMechanism::OauthBearer {
+                client.set("sasl.username", self.username.as_str());
+                client.set("sasl.password", self.password.as_str());
+            }
         }
         Ok(client)
-    }
-
-    fn sasl(&self, client: &mut ClientConfig) {
-        let mechanism = self.sasl_mechanism.or(self.preset.map(Preset::mechanism)).unwrap_or(SaslMechanism::Plain);
-        client.set("sasl.mechanism", mechanism.name());
-        let (user, secret) = match mechanism {
-            SaslMechanism::OauthBearer => {
-                client.set("sasl.oauthbearer.method", "oidc");
-                ("sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret")
-            }
-            _ => ("sasl.username", "sasl.password"),
-        };
-        client.set(user, self.username.as_str());
-        client.set(secret, self.password.as_str());
     }
 
     /// A client with the user's own properties on top.
@@ -474,8 +527,10 @@ mod tests {
         for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
             with(mechanism).producer(&Limits::default()).unwrap().create_native_config().unwrap();
         }
-        let told = with("OAUTHBEARER").mistakes();
-        assert_eq!(told.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["kafka.sasl_mechanism"]);
+        let oauth = KafkaConfig { oauth_token_url: "https://issuer/token".to_owned(), ..with("OAUTHBEARER") };
+        let client = oauth.producer(&Limits::default()).unwrap();
+        client.create_native_config().unwrap();
+        assert_eq!((client.get("sasl.mechanism"), client.get("sasl.password")), (Some("OAUTHBEARER"), None));
         let hubs = config("brokers = 'k'\npreset = 'event-hubs'\nusername = 'u'\npassword = 'p'");
         assert_eq!(hubs.producer(&Limits::default()).unwrap().get("compression.type"), Some("none"));
     }
@@ -515,6 +570,23 @@ mod tests {
     fn mistakes_are_named_all_at_once() {
         let config = config("topic_prefix = 'a/b'\nsecurity = 'sasl_tls'\ncert = 'c.pem'");
         let keys: Vec<String> = config.mistakes().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["kafka.brokers", "kafka.topic_prefix", "kafka.username", "kafka.cert"]);
+        let expected = ["brokers", "topic_prefix", "username", "password", "cert"].map(|key| format!("kafka.{key}"));
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn what_oauthbearer_needs_is_asked_for_and_only_with_it() {
+        let keys = |toml: &str| {
+            let sasl = "brokers = 'k'\nsecurity = 'sasl_tls'\nusername = 'u'\npassword = 'p'\n";
+            config(&format!("{sasl}{toml}")).mistakes().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        let oauth = "sasl_mechanism = 'OAUTHBEARER'\noauth_token_url = ";
+        for good in ["'https://i.example/t'", "'http://localhost:8080/t'", "'http://127.0.0.1/t'"] {
+            assert_eq!(keys(&format!("{oauth}{good}")), [""; 0], "{good}");
+        }
+        for bad in ["''", "'i.example/t'", "'http://i.example/t'", "'https://'", "'ftp://i.example'"] {
+            assert_eq!(keys(&format!("{oauth}{bad}")), ["kafka.oauth_token_url"], "{bad}");
+        }
+        assert_eq!(keys("oauth_token_url = 'https://i'\noauth_scope = 's'").len(), 2, "not without OAUTHBEARER");
     }
 }

@@ -11,8 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{KafkaConfig, Listener, METADATA_TRY, StartError, check_topics, describe, verdict};
-use crate::sync::lock;
+use super::{KafkaConfig, Listener, METADATA_TRY, StartError, check_topics, describe, lacking, serve_token, verdict};
 
 /// How long one poll waits; also how soon a follower notices that it is to stop.
 const POLL: Duration = Duration::from_millis(100);
@@ -111,7 +110,8 @@ impl<R: Reader> Following<R> {
     fn begin(config: &KafkaConfig, topic: String, end: Instant, reader: R) -> Result<Self, StartError> {
         let client = config.follower()?;
         let consumer: BaseConsumer<Listener> =
-            client.create_with_context(Listener::default()).map_err(|error| StartError::Config(describe(&error)))?;
+            client.create_with_context(Listener::new(config)?).map_err(|error| StartError::Config(describe(&error)))?;
+        serve_token(&consumer);
         Ok(Self {
             consumer,
             topic,
@@ -156,7 +156,7 @@ impl<R: Reader> Following<R> {
                 return Err(StartError::Topic { topic: self.topic.clone(), reason });
             }
             if Instant::now() >= self.end || stop.load(Ordering::Relaxed) {
-                let heard = lock(&self.consumer.context().0).clone();
+                let heard = self.consumer.context().heard();
                 let why = self.trouble.take().unwrap_or(heard);
                 let reason = format!("topic {} was not read to its end: {why}", self.topic);
                 return Err(StartError::Unreachable { brokers: config.brokers.clone(), waited, reason });
@@ -173,8 +173,8 @@ impl<R: Reader> Following<R> {
             Some(Ok(message)) => self.reader.record(message.key(), message.payload()),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(self.unread.remove(&partition)),
             Some(Err(error)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-                    self.forbidden = Some(error.to_string());
+                if let Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) = error.rdkafka_error_code() {
+                    self.forbidden = Some(lacking(code, "READ"));
                 }
                 // It has an id of a group, as librdkafka wants, and uses none: whether it might is of no interest.
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::GroupAuthorizationFailed) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
+use super::oauth::{self, Tokens};
 use super::{KafkaConfig, StartError};
 use crate::eventlog::{Content, Fetched, Handler};
 use crate::sync::lock;
@@ -56,6 +57,9 @@ pub struct GroupReader {
 struct Shared {
     /// Full name.
     topic: String,
+    /// The group's.
+    group: String,
+    tokens: Option<Arc<Tokens>>,
     value_bytes: usize,
     handler: Arc<dyn Handler>,
     runtime: Handle,
@@ -96,6 +100,8 @@ impl GroupReader {
         let client = config.group_member(settings.topic, &settings.member)?;
         let shared = Arc::new(Shared {
             topic: config.topic(settings.topic),
+            group: config.group(settings.topic),
+            tokens: config.tokens()?,
             value_bytes: settings.value_bytes,
             handler,
             runtime,
@@ -140,6 +146,12 @@ struct Member(Arc<Shared>);
 type Joined = BaseConsumer<Member>;
 
 impl ClientContext for Member {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        oauth::give(self.0.tokens.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         if (level as i32) <= (RDKafkaLogLevel::Error as i32) {
             tracing::warn!(topic = self.0.topic, facility, "librdkafka: {text}");
@@ -293,9 +305,15 @@ impl Shared {
             Some(RDKafkaErrorCode::FencedInstanceId) => {
                 "another node has this node's name (node.name): it reads in its place; joined again"
             }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                "this user may not read this topic: let it (the right READ); it is tried again"
+            }
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                "this user may not read as this group: let it (the right READ on the group); it is tried again"
+            }
             _ => "this topic cannot be read just now; it is tried again",
         };
-        tracing::warn!(topic = self.topic, %error, "{what}");
+        tracing::warn!(topic = self.topic, group = self.group, %error, "{what}");
     }
 }
 

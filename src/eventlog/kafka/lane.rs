@@ -2,6 +2,7 @@
 //! and what came back of it while that producer is being replaced.
 
 mod context;
+mod flight;
 mod probe;
 
 use std::collections::BTreeMap;
@@ -14,33 +15,21 @@ use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use super::LaneState;
+use super::oauth::Tokens;
 use crate::eventlog::{AppendError, Deliveries, Outcome, Pending, Record, Ticket, Topic, encode, publish};
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Span;
 
-pub(super) use context::{Context, code, is_about_the_record, is_forbidden};
+pub(super) use context::{Context, code, is_about_the_record, is_forbidden, said};
+pub(super) use flight::Flight;
+use flight::Load;
 use probe::Probes;
 
 pub(super) type Producer = BaseProducer<Context>;
 
 /// Between two alerts about one topic.
 const ALERT_EVERY: Duration = Duration::from_secs(30);
-
-/// Travels through librdkafka with a record and comes back in its delivery report.
-pub(super) struct Flight {
-    /// Rises with each record of the lane, so that what comes back can be put into its old order.
-    order: u64,
-    load: Load,
-    /// When the gateway received it, Unix milliseconds.
-    received_ms: i64,
-    /// Nothing else was under way: what the broker says is about this record and no other.
-    alone: bool,
-}
-
-enum Load {
-    Record(Ticket),
-    Probe,
-}
 
 /// A record that waits for the next producer.
 pub(super) struct Parked {
@@ -101,6 +90,8 @@ pub(super) struct Lane {
     pub(super) slot: RwLock<Slot>,
     deliveries: Arc<dyn Deliveries>,
     metrics: Metrics,
+    /// What its producers show the brokers, where they are asked for tokens.
+    tokens: Option<Arc<Tokens>>,
     returned: Mutex<Returned>,
     probes: Mutex<Probes>,
     room: Room,
@@ -127,6 +118,7 @@ impl Lane {
         room: Room,
         deliveries: Arc<dyn Deliveries>,
         metrics: Metrics,
+        tokens: Option<Arc<Tokens>>,
     ) -> Self {
         Self {
             topic,
@@ -134,6 +126,7 @@ impl Lane {
             slot: RwLock::new(Slot::Parking),
             deliveries,
             metrics,
+            tokens,
             returned: Mutex::default(),
             probes: Mutex::default(),
             room,
@@ -172,20 +165,24 @@ impl Lane {
     }
 
     fn send_new(&self, producer: &Producer, record: &Record<'_>, ticket: Ticket) -> Result<(), AppendError> {
-        let flight = self.flight(Load::Record(ticket), record.received_ms);
+        let (flight, headers) = self.flight(ticket, record);
         let base = BaseRecord::with_opaque_to(&self.name, flight)
             .key(record.key.as_str())
             .payload(record.value)
             .timestamp(record.received_ms)
-            .headers(headers_of(record));
+            .headers(headers);
         self.took(record.value.len());
-        let Err((error, base)) = producer.send(base) else { return Ok(()) };
+        let Err((error, mut base)) = producer.send(base) else { return Ok(()) };
         match code(&error) {
             RDKafkaErrorCode::QueueFull => {
                 self.let_go(record.value.len());
+                base.delivery_opaque.never_was();
                 return Err(AppendError::Full);
             }
-            code if is_about_the_record(code) => self.refuse(record, ticket),
+            code if is_about_the_record(code) => {
+                base.delivery_opaque.fail(&code.to_string());
+                self.refuse(record, ticket);
+            }
             code => {
                 let parked = Parked {
                     key: record.key.as_str().as_bytes().into(),
@@ -209,12 +206,13 @@ impl Lane {
                 return Err(AppendError::Full);
             }
         }
+        let (flight, headers) = self.flight(ticket, record);
         let parked = Parked {
             key: record.key.as_str().as_bytes().into(),
             value: record.value.into(),
-            headers: Some(headers_of(record)),
+            headers: Some(headers),
             timestamp: Some(record.received_ms),
-            flight: self.flight(Load::Record(ticket), record.received_ms),
+            flight,
             suspect: false,
         };
         self.took(record.value.len());
@@ -222,8 +220,21 @@ impl Lane {
         Ok(())
     }
 
-    fn flight(&self, load: Load, received_ms: i64) -> Box<Flight> {
-        Box::new(Flight { order: self.order.fetch_add(1, Relaxed), load, received_ms, alone: false })
+    /// What travels with a record, and its headers.
+    fn flight(&self, ticket: Ticket, record: &Record<'_>) -> (Box<Flight>, OwnedHeaders) {
+        let span = record.traceparent.and_then(|above| flight::span(&self.metrics, &self.name, above, record));
+        let headers = match &span {
+            None => headers_of(record),
+            Some(span) => {
+                let own = span.context().text();
+                headers_of(&Record { traceparent: Some(own.as_str()), ..record.clone() })
+            }
+        };
+        (self.flight_of(Load::Record(ticket), record.received_ms, span), headers)
+    }
+
+    fn flight_of(&self, load: Load, received_ms: i64, span: Option<Span>) -> Box<Flight> {
+        Box::new(Flight { order: self.order.fetch_add(1, Relaxed), load, received_ms, alone: false, span })
     }
 
     /// Counts a record before it is handed over, so that its report cannot come first.
@@ -262,7 +273,7 @@ impl Lane {
 
     fn park(&self, parked: Parked, reason: Option<RDKafkaErrorCode>) {
         if let Some(code) = reason {
-            lock(&self.returned).reason = format!("{code}");
+            lock(&self.returned).reason = said(code);
         }
         self.insert(parked);
         self.trouble.store(true, Relaxed);
@@ -275,9 +286,9 @@ impl Lane {
     }
 
     /// What a delivery report without success means for its record.
-    fn came_back(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, flight: Box<Flight>) {
+    fn came_back(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, mut flight: Box<Flight>) {
         if is_forbidden(code) {
-            self.forbid(&code.to_string());
+            self.forbid(&said(code));
         }
         let Load::Record(ticket) = flight.load else {
             self.probed(Err(format!("topic {}: {code}", self.name)));
@@ -286,6 +297,7 @@ impl Lane {
         let about_it = is_about_the_record(code);
         if about_it && flight.alone {
             tracing::warn!(topic = self.name, reason = %code, "Kafka will never take this record; it is refused");
+            flight.fail(&code.to_string());
             self.settle(ticket, message.payload_len(), Outcome::Refused, flight.received_ms);
             return;
         }
@@ -383,11 +395,12 @@ impl Lane {
             delivery_opaque: parked.flight,
         };
         let Err((error, base)) = producer.send(base) else { return true };
-        let (flight, headers) = (base.delivery_opaque, base.headers);
+        let (mut flight, headers) = (base.delivery_opaque, base.headers);
         let code = code(&error);
         match (&flight.load, is_about_the_record(code)) {
-            (Load::Record(ticket), true) => {
-                self.settle(*ticket, parked.value.len(), Outcome::Refused, flight.received_ms);
+            (&Load::Record(ticket), true) => {
+                flight.fail(&code.to_string());
+                self.settle(ticket, parked.value.len(), Outcome::Refused, flight.received_ms);
             }
             _ => {
                 let full = code == RDKafkaErrorCode::QueueFull;
@@ -452,6 +465,7 @@ impl Lane {
     /// Drops what is still parked: the lane is over.
     pub(super) fn abandon(&self) {
         let mut returned = lock(&self.returned);
+        returned.records.values_mut().for_each(|parked| parked.flight.fail("the node has left"));
         returned.records.clear();
         returned.bytes = 0;
     }

@@ -10,7 +10,7 @@ use rdkafka::producer::{Producer as _, PurgeConfig};
 use tokio::sync::oneshot;
 
 use super::LaneState;
-use super::lane::{Context, Lane, Producer, is_forbidden};
+use super::lane::{Context, Lane, Producer, is_forbidden, said};
 
 /// How long one poll handles delivery reports; trouble and closing do not end it. A little more than whole milliseconds:
 /// what is left of the time is rounded down to those, so that the last one of 100 would be spent asking again and again.
@@ -56,7 +56,7 @@ pub(super) fn run(lane: &Arc<Lane>, config: &ClientConfig, first: Arc<Producer>,
 fn look_for_fatal(lane: &Lane, producer: &Producer) {
     if let Some((code, reason)) = producer.client().fatal_error() {
         if is_forbidden(code) {
-            lane.forbid(&reason);
+            lane.forbid(&said(code));
         }
         lane.set_state(LaneState::Fatal);
         lane.give_up(&format!("the producer failed for good: {reason}"));

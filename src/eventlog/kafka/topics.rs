@@ -7,7 +7,6 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{KafkaConfig, Listener, StartError};
-use crate::sync::lock;
 
 type Admin = AdminClient<Listener>;
 
@@ -164,12 +163,10 @@ fn settings(spec: &TopicSpec) -> Vec<String> {
 /// # Errors
 /// [`TopicsError`]. Topics named before the refused one may have been made.
 pub async fn apply(config: &KafkaConfig, specs: &[TopicSpec], timeout: Duration) -> Result<Vec<Applied>, TopicsError> {
-    let client = config.finish(config.client()?);
-    let admin: Admin =
-        client.create_with_context(Listener::default()).map_err(|error| StartError::Config(super::describe(&error)))?;
+    let admin = administrator(config)?;
     // Only librdkafka's log says why nobody answers.
     let brokers = |error: KafkaError| {
-        let heard = lock(&admin.inner().context().0).clone();
+        let heard = admin.inner().context().heard();
         TopicsError::Brokers(if heard.is_empty() { error.to_string() } else { format!("{error} ({heard})") })
     };
     let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
@@ -190,6 +187,18 @@ pub async fn apply(config: &KafkaConfig, specs: &[TopicSpec], timeout: Duration)
         }
     }
     Ok(all)
+}
+
+/// A client for administration.
+fn administrator(config: &KafkaConfig) -> Result<Admin, StartError> {
+    if config.is_oauth() {
+        // What administers has no callback by which it could be given a token.
+        let text = "kafka.sasl_mechanism: topics cannot be made or looked at with OAUTHBEARER: run the commands of \
+                    `tidegate topics --print`, or use another mechanism for this";
+        return Err(StartError::Config(text.to_owned()));
+    }
+    let client = config.finish(config.client()?);
+    client.create_with_context(Listener::new(config)?).map_err(|error| StartError::Config(super::describe(&error)))
 }
 
 fn new_topic(spec: &TopicSpec) -> NewTopic<'_> {
@@ -236,9 +245,7 @@ pub async fn cleanup_policy(
     topic: &str,
     timeout: Duration,
 ) -> Result<Option<String>, TopicsError> {
-    let client = config.finish(config.client()?);
-    let admin: Admin =
-        client.create_with_context(Listener::default()).map_err(|error| StartError::Config(super::describe(&error)))?;
+    let admin = administrator(config)?;
     let options = AdminOptions::new().request_timeout(Some(timeout));
     let told = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
     let told = told.map_err(|error| TopicsError::Brokers(error.to_string()))?;

@@ -1,15 +1,17 @@
 //! Single records that somebody waits for: revocations, dead letters.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 
-use super::lane::{code, is_about_the_record};
+use super::lane::{code, is_about_the_record, said};
+use super::oauth::{self, Tokens};
 use super::{KafkaConfig, StartError};
 use crate::eventlog::{Entry, Ledger, LogFuture, WriteError};
 
@@ -19,9 +21,15 @@ const REPORTED_WITHIN: Duration = Duration::from_secs(8);
 type Reported = Result<(), (RDKafkaErrorCode, String)>;
 type Producer = ThreadedProducer<Reports>;
 
-struct Reports;
+struct Reports(Option<Arc<Tokens>>);
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        oauth::give(self.0.as_ref())
+    }
+
     fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
         // The producers of telemetry say the same about the same brokers.
         tracing::debug!(facility, "librdkafka: {text}");
@@ -36,7 +44,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<oneshot::Sender<Reported>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        let result = result.as_ref().map(drop).map_err(|(error, _)| (code(error), error.to_string()));
+        let result = result.as_ref().map(drop).map_err(|(error, _)| (code(error), said(code(error))));
         // Nobody waits where the time was over.
         let _ = waiting.send(result);
     }
@@ -55,7 +63,7 @@ impl KafkaWriter {
     /// [`StartError::Config`].
     pub fn start(config: &KafkaConfig) -> Result<Self, StartError> {
         let client = config.writer()?;
-        let producer = client.create_with_context(Reports);
+        let producer = client.create_with_context(Reports(config.tokens()?));
         let producer = producer.map_err(|error| StartError::Config(super::describe(&error)))?;
         Ok(Self { config: config.clone(), producer: Some(producer) })
     }

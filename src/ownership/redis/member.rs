@@ -1,4 +1,4 @@
-//! A member of `{tg}:nodes` as text: `node,incarnation,address,state,version,sees-kafka`. The scripts read the first four.
+//! A member of `{tg}:nodes` as text: `node,incarnation,address,state,version,sees-kafka,devices`. The scripts read the first four.
 
 use crate::id::{Incarnation, NodeName};
 use crate::ownership::{NodeLife, NodeState, Profile};
@@ -9,7 +9,11 @@ const STATES: [NodeState; 5] =
 pub(super) fn encode(profile: &Profile) -> String {
     let plain = |text: &str| text.replace([',', '\n'], "_");
     let (state, kafka) = (profile.state.as_str(), u8::from(profile.sees_kafka));
-    format!("{},{},{state},{},{kafka}", profile.life, plain(&profile.address), plain(&profile.version))
+    let mut text = format!("{},{},{state},{},{kafka}", profile.life, plain(&profile.address), plain(&profile.version));
+    if let Some(devices) = profile.devices {
+        text.push_str(&format!(",{devices}"));
+    }
+    text
 }
 
 /// Nothing for what is no member; what later versions append is passed over.
@@ -22,7 +26,10 @@ pub(super) fn decode(text: &str) -> Option<Profile> {
     let state = next()?;
     let state = STATES.into_iter().find(|known| known.as_str() == state)?;
     let version = next()?.to_owned();
-    Some(Profile { life, address, state, version, sees_kafka: next()? == "1" })
+    let sees_kafka = next()? == "1";
+    // A node of an earlier version does not say.
+    let devices = next().and_then(|devices| devices.parse().ok());
+    Some(Profile { life, address, state, version, sees_kafka, devices })
 }
 
 #[cfg(test)]
@@ -38,11 +45,15 @@ mod tests {
             state: NodeState::Draining,
             version: "0.1.0+x,y".into(),
             sees_kafka: true,
+            devices: Some(12_345),
         };
         let text = encode(&profile);
         profile.version = "0.1.0+x_y".into();
         assert_eq!(decode(&text), Some(profile.clone()));
-        assert_eq!(decode(&format!("{text},more,things")), Some(profile));
+        assert_eq!(decode(&format!("{text},more,things")), Some(profile.clone()));
+        profile.devices = None;
+        assert_eq!(decode(&encode(&profile)), Some(profile.clone()), "as versions before wrote it");
+        assert_eq!(decode(&format!("{},what,ever", encode(&profile))), Some(profile));
         for wrong in ["", "gw-1", "gw-1,12,a,ready,v,1", "gw 1,,a,ready,v,1"] {
             assert_eq!(decode(wrong), None, "{wrong}");
         }

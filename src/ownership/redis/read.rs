@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::member;
 use crate::id::{Boot, DeviceKey, Epoch, Incarnation, NodeName, SessionId};
 use crate::ownership::{
-    Claimed, Held, Last, Lease, Member, NodeLife, OwnershipError, Past, Reasserted, Renewed, Row, View,
+    Claimed, Ended, Held, Last, Lease, Member, NodeLife, OwnershipError, Past, Reasserted, Renewed, Row, View,
 };
 use crate::store::{StoreError, Value};
 
@@ -69,21 +69,37 @@ fn last(value: Value) -> Result<Option<Last>, StoreError> {
 }
 
 /// The fields of what was left behind, in the order in which [`past`] takes them.
-pub(super) const PAST: [&str; 6] = ["epoch", "boot", "acked", "at", "code", "initiator"];
+pub(super) const PAST: [&str; 11] =
+    ["epoch", "boot", "acked", "at", "code", "initiator", "node", "ended", "lost_node", "lost", "lost_at"];
 
 /// What connections left behind; nothing where none did.
 pub(super) fn past(value: Value) -> Result<Option<Past>, StoreError> {
-    let [epoch, of, acked, at, code, initiator] = value.items()?;
+    let [epoch, of, acked, at, code, initiator, node, told, lost_node, lost, lost_at] = value.items()?;
     if epoch == Value::Nil {
         return Ok(None);
     }
-    let hints = if of == Value::Nil { Value::Nil } else { Value::List(vec![of, acked, at]) };
+    let hints = if of == Value::Nil { Value::Nil } else { Value::List(vec![of, acked, at.clone()]) };
     let mut last = last(hints)?;
+    let code = code.optional_text()?.and_then(|code| code.parse().ok());
+    let end = code.zip(initiator.optional_text()?.map(Cow::Owned));
     if let Some(last) = &mut last {
-        let code = code.optional_text()?.and_then(|code| code.parse().ok());
-        last.end = code.zip(initiator.optional_text()?.map(Cow::Owned));
+        last.end.clone_from(&end);
     }
-    Ok(Some(Past { epoch: Epoch(epoch.unsigned()?), last }))
+    let told = ended(node, told, at, end)?;
+    let lost = ended(lost_node, lost, lost_at, None)?;
+    let ended = told.into_iter().chain(lost).max_by_key(|ended| ended.epoch);
+    Ok(Some(Past { epoch: Epoch(epoch.unsigned()?), last, ended }))
+}
+
+fn ended(
+    by: Value,
+    epoch: Value,
+    at: Value,
+    end: Option<(u16, Cow<'static, str>)>,
+) -> Result<Option<Ended>, StoreError> {
+    let by = by.optional_text()?.and_then(|name| NodeName::new(&name).ok());
+    let Some(node) = by else { return Ok(None) };
+    Ok(Some(Ended { node, epoch: Epoch(epoch.unsigned()?), at_ms: at.unsigned()?, end }))
 }
 
 /// `renew.lua`.

@@ -175,7 +175,7 @@ impl Net {
 
     pub(super) async fn renew(&self, number: usize, state: NodeState) {
         let (life, version) = (self.nodes[number].life(), String::new());
-        let profile = Profile { address: life.node.to_string(), life, state, version, sees_kafka: true };
+        let profile = Profile { address: life.node.to_string(), life, state, version, sees_kafka: true, devices: None };
         self.nodes[number].registrar.directory().renew(&profile).await.unwrap();
     }
 

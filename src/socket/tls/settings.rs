@@ -140,7 +140,8 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     if found.is_empty() { Err(failed(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-fn not_after(cert: &CertificateDer<'_>) -> Option<i64> {
+/// When a certificate expires, Unix seconds; nothing where it is none.
+pub fn not_after(cert: &CertificateDer<'_>) -> Option<i64> {
     let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
     Some(cert.validity().not_after.timestamp())
 }

@@ -50,6 +50,16 @@ labels! {
         App = "app",
     }
 
+    /// What became of a span.
+    SpanOutcome {
+        /// A collector took it.
+        Exported = "exported",
+        /// Too many waited.
+        Dropped = "dropped",
+        /// The collector did not take it in time, or refused it.
+        Lost = "lost",
+    }
+
     /// What became of a record of the topic of commands.
     ReadOutcome {
         /// A command, or one that was taken before.
@@ -378,6 +388,70 @@ labels! {
         Unavailable = "unavailable",
         /// Too many waited: the command comes again.
         Dropped = "dropped",
+    }
+
+    /// Why an event of a command will not be in the log.
+    EventLoss {
+        /// Too many changes waited to be looked at.
+        Backlog = "backlog",
+        /// Too many events waited for the log.
+        Queue = "queue",
+        /// The log refused it.
+        Refused = "refused",
+    }
+
+    /// Why the node sent a connection away.
+    ShedReason {
+        /// The node leaves.
+        Drain = "drain",
+        /// The node alone lacks Kafka.
+        CutOff = "cut_off",
+        /// The node has more than its share of the devices.
+        Rebalance = "rebalance",
+        /// The connection is old.
+        MaxAge = "max_age",
+        /// The node holds too much that is not stored, or not written (4100).
+        Overloaded = "overloaded",
+    }
+
+    /// Why a connection was not left the time it was told it has.
+    CutShort {
+        /// The drain's budget was used up.
+        Budget = "budget",
+        /// The node was told once more to leave.
+        Signal = "signal",
+    }
+
+    /// How it stands with this node's share of the devices.
+    RebalanceState {
+        /// It is not configured.
+        Off = "off",
+        /// No other node is ready.
+        Alone = "alone",
+        /// It is not the time: a node drains, lacks Kafka, or does not say how many devices it has, or this one is not ready.
+        Held = "held",
+        /// This node has no more than its share.
+        Balanced = "balanced",
+        /// It has more, but not for long enough yet.
+        Waiting = "waiting",
+        /// It tells devices to move.
+        Shedding = "shedding",
+        /// It told enough of them, and waits for them to go.
+        Resting = "resting",
+    }
+
+    /// What `/readyz` says, and why.
+    Readiness {
+        /// Not ready: it has just been started.
+        Starting = "starting",
+        /// Ready.
+        Ready = "ready",
+        /// Not ready: it alone lacks Kafka.
+        CutOff = "cut_off",
+        /// Not ready: for that reason it sends its devices to the others.
+        SendingAway = "sending_away",
+        /// Not ready: it leaves.
+        Leaving = "leaving",
     }
 
     /// What somebody should look at who watches for attacks.

@@ -45,7 +45,7 @@ pub(super) async fn close(mut shard: Shard, mut orders: watch::Receiver<Order>) 
 /// Waits until everything that well-mannered devices sent and callers asked for is settled.
 async fn settled(shard: &Shard) {
     let groups = &shard.plan.profile.groups;
-    let waits = |slot: &&super::Slot| groups[slot.group].manners == Manners::Good;
+    let waits = |slot: &&super::Slot| matches!(groups[slot.group].manners, Manners::Good | Manners::Stock);
     let mut open: Vec<&Handle> = shard.slots.iter().filter(waits).filter_map(|slot| slot.handle.as_ref()).collect();
     loop {
         open.retain(|handle| handle.unacked() > 0);

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::{ALERT_EVERY, Flight, Lane, Load};
 use crate::eventlog::Outcome;
+use crate::eventlog::kafka::oauth;
 use crate::sync::lock;
 
 /// Called on the lane's own thread, within `poll`.
@@ -25,6 +26,12 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        oauth::give(self.lane.tokens.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
         // It calls this property experimental each time; it is meant.
         let meant = fac == "CONFWARN" && text.contains("enable.gapless.guarantee");
@@ -75,6 +82,17 @@ pub(in crate::eventlog::kafka) const fn is_about_the_record(code: RDKafkaErrorCo
             | RDKafkaErrorCode::InvalidTimestamp
             | RDKafkaErrorCode::InvalidRecord
     )
+}
+
+/// What the broker said of a record, and of a right that is missing what to do about it.
+pub(in crate::eventlog::kafka) fn said(code: RDKafkaErrorCode) -> String {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => format!("{code}: this user lacks the right WRITE on the topic"),
+        RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            format!("{code}: this user lacks the right IDEMPOTENT_WRITE on the cluster")
+        }
+        _ => code.to_string(),
+    }
 }
 
 /// Whether the broker does not let this user write.

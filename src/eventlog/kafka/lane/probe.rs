@@ -52,7 +52,7 @@ impl Lane {
         let mut headers = Some(OwnedHeaders::new_with_capacity(encode::MAX_HEADERS));
         encode::probe_headers(now_ms, |name, value| insert(&mut headers, name, value));
         let key = format!("/probe/{}", fastrand::u8(..32));
-        let mut base = BaseRecord::with_opaque_to(&self.name, self.flight(Load::Probe, now_ms));
+        let mut base = BaseRecord::with_opaque_to(&self.name, self.flight_of(Load::Probe, now_ms, None));
         base = base.key(key.as_str()).payload(b"{}".as_slice()).timestamp(now_ms);
         base.headers = headers;
         if let Err((error, _)) = producer.send(base) {
