@@ -1,4 +1,4 @@
-"""The AsyncAPI document: channels, messages and topics out of the schemas of the messages, the pinned bytes of the wire,
+"""The AsyncAPI document: channels, messages and topics out of the messages' schemas, the pinned bytes of the wire,
 the table of close codes and the list of topics that the program prints."""
 
 import json
@@ -132,8 +132,8 @@ class Document:
             "address": f"/v1/{channel}",
             "title": title,
             "description": f"A WebSocket of {who}. {TRANSLATED} Ignore every type and field you do not know. Times are "
-            "Unix milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` lists "
-            "the statuses, `x-close-codes` what a connection ends with.",
+            "Unix milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` "
+            "lists the statuses, `x-close-codes` what a connection ends with.",
             "servers": [{"$ref": "#/servers/public"}],
             "messages": {},
             "bindings": {
@@ -281,7 +281,8 @@ def orders(document, about):
     headers = {
         "type": "object",
         "properties": {
-            "ce_id": {"type": "string", "minLength": 1, "maxLength": 256, "description": "The idempotency key."}
+            "ce_id": {"type": "string", "minLength": 1, "maxLength": 256, "description": "The idempotency key."},
+            "traceparent": {"type": "string", "description": "W3C trace context."},
         },
     }
     found = of_file(document, "commands", "command-order", headers, DEVICE_KEY)
@@ -387,8 +388,8 @@ def whole(printed_topics):
             "title": "Tidegate",
             "version": "1",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
-            "description": "What a gateway says to devices and applications, and they to it; and what it writes to Kafka "
-            "and reads there. `receive` is what the gateway gets, `send` what it says.",
+            "description": "What a gateway says to devices and applications, and they to it; and what it writes to "
+            "Kafka and reads there. `receive` is what the gateway gets, `send` what it says.",
         },
         "defaultContentType": "application/json",
         "servers": {

@@ -1,6 +1,6 @@
 // Holds the documents against what is sent: `golden` the pinned bytes, `traffic FILE` what a live node said.
-// Every captured message has to be allowed, what the gateway refused must not be, and what is a little beside a captured
-// message must not be either. Prints each mistake as a line; the last line says what was looked at.
+// Every captured message has to be allowed, what the gateway refused must not be, and what is a little beside
+// a captured message must not be either. Prints each mistake as a line; the last line says what was looked at.
 "use strict";
 
 const fs = require("fs");
@@ -152,7 +152,8 @@ function captured(asyncapi, file) {
   const counts = traffic.counts;
   return (
     `${counts.message} messages, ${counts.record} records, ${counts.http} exchanges, ` +
-    `${counts.handshake} refused handshakes and ${counts.close} closes of a live node, ${counts.planted} planted mistakes`
+    `${counts.handshake} refused handshakes and ${counts.close} closes of a live node, ` +
+    `${counts.planted} planted mistakes`
   );
 }
 

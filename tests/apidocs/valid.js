@@ -28,7 +28,10 @@ function schemas() {
   const files = fs.readdirSync(folder).map((name) => path.join("protocol", "schemas", name));
   files.push("configuration.schema.json", "loadtest/profile.schema.json", "loadtest/summary.schema.json");
   const ajv = formats(new Ajv2020({ strict: true, strictTypes: false, strictRequired: false, strictTuples: false }));
-  for (const format of ["uint", "uint8", "uint16", "uint32", "uint64", "int64", "double", "float"]) ajv.addFormat(format, true);
+  // What Rust's numbers are called.
+  for (const format of ["uint", "uint8", "uint16", "uint32", "uint64", "int64", "double", "float"]) {
+    ajv.addFormat(format, true);
+  }
   const found = [];
   for (const file of files) {
     try {
