@@ -11,7 +11,7 @@ MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1
 PEERS_THERE = loadtest/peers/install --check || \
 	TIDEGATE_TEST_EXTRA_PACKAGES="$$(loadtest/peers/install --packages)" tests/run -- loadtest/peers/install
 
-.PHONY: help run test lint bench bench-quick bench-peers rehearse fuzz test-chaos test-kube chart k8s image-rootfs
+.PHONY: help run test lint bench bench-quick bench-peers rehearse fuzz test-chaos test-kube chart apidocs k8s image-rootfs
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,7 +31,7 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck tests/run tests/helm/run tests/kube/run image/rootfs .ci/run loadtest/peers/install; \
+		shellcheck tests/run tests/helm/run tests/apidocs/run tests/kube/run image/rootfs .ci/run loadtest/peers/install; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every target beside its baseline, in release; also target/bench/summary.json and report.html. PEERS=1: the peers too
@@ -69,6 +69,10 @@ test-kube: ## The chart on the Kubernetes that KUBECONFIG names; TIDEGATE_LOAD_I
 chart: ## What is generated in helm/tidegate: the schema of the values and the README's table
 	@cargo build -p tidegate --bin tidegate
 	@tests/helm/run --tool python helm/generate --bin "$(BIN)"
+
+apidocs: ## docs/asyncapi.json, the schema of the configuration, and the pages in docs/api
+	@cargo build -p tidegate --bin tidegate
+	@docs/make/generate --bin "$(BIN)"
 
 k8s: ## The plain manifests and kustomize overlays, rendered from the chart
 	@tests/helm/run --tool python k8s/render

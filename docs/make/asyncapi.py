@@ -1,5 +1,5 @@
-"""The AsyncAPI document: channels, messages and topics out of the schemas of the messages, the pinned bytes of the wire, the
-table of close codes and the list of topics that the program prints."""
+"""The AsyncAPI document: channels, messages and topics out of the messages' schemas, the pinned bytes of the wire,
+the table of close codes and the list of topics that the program prints."""
 
 import json
 import re
@@ -53,7 +53,12 @@ def closes():
     text = (ROOT / "src" / "protocol" / "close.rs").read_text()
     found = re.findall(r"/// (.+)\n    \w+ = (\d{4}), \"(\w+)\", (\w+);", text)
     return [
-        {"code": int(code), "reason": reason, "meaning": doc, "advice": re.sub(r"(?<!^)([A-Z])", r" \1", advice).lower()}
+        {
+            "code": int(code),
+            "reason": reason,
+            "meaning": doc,
+            "advice": re.sub(r"(?<!^)([A-Z])", r" \1", advice).lower(),
+        }
         for doc, code, reason, advice in found
     ]
 
@@ -126,9 +131,9 @@ class Document:
         self.channels[channel] = {
             "address": f"/v1/{channel}",
             "title": title,
-            "description": f"A WebSocket of {who}. {TRANSLATED} Ignore every type and field you do not know. Times are Unix "
-            "milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` lists the "
-            "statuses, `x-close-codes` what a connection ends with.",
+            "description": f"A WebSocket of {who}. {TRANSLATED} Ignore every type and field you do not know. Times are "
+            "Unix milliseconds. A handshake that is refused is answered with problem+json; `x-handshake-refusals` "
+            "lists the statuses, `x-close-codes` what a connection ends with.",
             "servers": [{"$ref": "#/servers/public"}],
             "messages": {},
             "bindings": {
@@ -187,7 +192,9 @@ def text(pattern, **more):
 
 
 MOMENT = text(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$")
-DEVICE_KEY = text(f"^{ID}/{ID}$", description="Tenant and device: what is of one device is in one partition, in its order.")
+DEVICE_KEY = text(
+    f"^{ID}/{ID}$", description="Tenant and device: what is of one device is in one partition, in its order."
+)
 
 
 def event(kind, event_id):
@@ -222,7 +229,10 @@ def probe_headers():
     }
 
 
-REPORT_ID = (r"^[A-Za-z0-9_-]{1,64}:(\d+|-[0-9a-f]{16})$", "`<boot>:<seq>`: the same for a repeat. Without `seq` a fresh one.")
+REPORT_ID = (
+    r"^[A-Za-z0-9_-]{1,64}:(\d+|-[0-9a-f]{16})$",
+    "`<boot>:<seq>`: the same for a repeat. Without `seq` a fresh one.",
+)
 PRESENCE_ID = (r"^\d+:(online|offline)$", "`<epoch>:online` or `<epoch>:offline`.")
 COMMAND_ID = (r"^[0-9a-f]{32}:\d+$", "`<command>:<version>`: the same for the same transition, whoever publishes it.")
 AS_SENT = {"additionalProperties": True, "description": "As the device sent it, in JSON whatever it spoke."}
@@ -240,10 +250,17 @@ def stored(document, topic, about):
         payload = {"allOf": [{"$ref": f"{device}.status"}], **AS_SENT}
         probe = {"type": "object", "maxProperties": 0}
         return [
-            document.record(topic, "status", "A device's health report.", payload, event("status", REPORT_ID), DEVICE_KEY),
+            document.record(
+                topic, "status", "A device's health report.", payload, event("status", REPORT_ID), DEVICE_KEY
+            ),
             of_file(document, topic, "presence", event("presence", PRESENCE_ID), DEVICE_KEY),
             document.record(
-                topic, "probe", "A node's round trip through Kafka: pass over it.", probe, probe_headers(), text("^/probe/")
+                topic,
+                "probe",
+                "A node's round trip through Kafka: pass over it.",
+                probe,
+                probe_headers(),
+                text("^/probe/"),
             ),
         ]
     return [of_file(document, topic, "command-event", event("command", COMMAND_ID), DEVICE_KEY)]
@@ -263,7 +280,10 @@ def orders(document, about):
     document.topic("commands", about["commands"])
     headers = {
         "type": "object",
-        "properties": {"ce_id": {"type": "string", "minLength": 1, "maxLength": 256, "description": "The idempotency key."}},
+        "properties": {
+            "ce_id": {"type": "string", "minLength": 1, "maxLength": 256, "description": "The idempotency key."},
+            "traceparent": {"type": "string", "description": "W3C trace context."},
+        },
     }
     found = of_file(document, "commands", "command-order", headers, DEVICE_KEY)
     document.operation("readCommands", "receive", "commands", "Commands for devices, of any tenant.", [found])
@@ -308,18 +328,28 @@ def revocations(document, about):
 
 def sockets(document):
     words = {
-        "heartbeat_s": {"type": "integer", "minimum": 0, "description": "How often the gateway is to ping, within its bounds."},
+        "heartbeat_s": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "How often the gateway is to ping, within its bounds.",
+        },
         "max_bytes": {"type": "integer", "minimum": 512, "description": "The largest message the device can take."},
         "close": {"enum": ["drop"], "description": "Closes that mean *come back* end without a close frame."},
         "access_token": {"type": "string", "description": "The token, where `auth.query_token` is on."},
     }
-    boot = {"boot": text("^[A-Za-z0-9_-]{1,64}$", description="Drawn anew at each boot of the device: it scopes `seq`.")}
+    boot = {
+        "boot": text("^[A-Za-z0-9_-]{1,64}$", description="Drawn anew at each boot of the device: it scopes `seq`.")
+    }
     statuses = [400, 401, 403, 404, 405, 414, 421, 426, 429, 431, 503, 505]
-    document.socket("device", "Devices", "a device; `/` is the same for clients that know no path", statuses, boot | words)
+    document.socket(
+        "device", "Devices", "a device; `/` is the same for clients that know no path", statuses, boot | words
+    )
     document.socket("app", "Applications", "an application", statuses, words)
     for channel, who in (("device", "devices"), ("app", "applications")):
         got = document.frames(channel, f"{channel}-to-gateway", [channel])
-        told = document.frames(channel, f"gateway-to-{channel}", ["gateway"] if channel == "device" else ["gateway", "gateway-to-app"])
+        told = document.frames(
+            channel, f"gateway-to-{channel}", ["gateway"] if channel == "device" else ["gateway", "gateway-to-app"]
+        )
         said = channel.capitalize()
         document.operation(f"from{said}", "receive", channel, f"What {who} say.", got)
         document.operation(f"to{said}", "send", channel, f"What {who} are told.", told)
@@ -358,8 +388,8 @@ def whole(printed_topics):
             "title": "Tidegate",
             "version": "1",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
-            "description": "What a gateway says to devices and applications, and they to it; and what it writes to Kafka and "
-            "reads there. `receive` is what the gateway gets, `send` what it says.",
+            "description": "What a gateway says to devices and applications, and they to it; and what it writes to "
+            "Kafka and reads there. `receive` is what the gateway gets, `send` what it says.",
         },
         "defaultContentType": "application/json",
         "servers": {

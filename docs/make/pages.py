@@ -9,13 +9,22 @@ import source
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --link: light-dark(#0550ae, #79b8ff); }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem 1.5rem 6rem; max-width: 62rem; }
-nav { border-bottom: 1px solid var(--line); padding-bottom: .5rem; } nav a { margin-right: 1.2rem; }
-a { color: var(--link); } h1 { font-size: 1.7rem; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
-h3 { margin-top: 2rem; } code, pre { font: .88em/1.45 ui-monospace, monospace; } pre { background: var(--soft); padding: .7rem;
-overflow-x: auto; border-radius: 4px; } table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line);
-overflow-wrap: anywhere; } th { font-weight: 600; } td:first-child { white-space: nowrap; } .method { font-weight: 700; }
-.soft { opacity: .75; } ul.contents { columns: 20rem; }
+nav { border-bottom: 1px solid var(--line); padding-bottom: .5rem; }
+nav a { margin-right: 1.2rem; }
+a { color: var(--link); }
+h1 { font-size: 1.7rem; }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
+h3, h4 { margin-top: 2rem; }
+h4 { font-size: 1.15rem; }
+code, pre { font: .88em/1.45 ui-monospace, monospace; }
+pre { background: var(--soft); padding: .7rem; overflow-x: auto; border-radius: 4px; }
+table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); }
+td { overflow-wrap: break-word; }
+td:first-child { white-space: nowrap; }
+td:nth-child(2) { overflow-wrap: anywhere; min-width: 9rem; }
+.method { font-weight: 700; }
+ul.contents { columns: 20rem; }
 """
 PAGES = {
     "index.html": "Overview",
@@ -83,6 +92,8 @@ class Schemas:
             return code(node["const"])
         if "enum" in node:
             return " | ".join(code(value) for value in node["enum"])
+        if "properties" in node and "title" in node:
+            return code(node["title"])
         branches = node.get("anyOf") or node.get("oneOf")
         if branches and "properties" not in node:
             return " or ".join(dict.fromkeys(self.kind(branch) for branch in branches))
@@ -148,7 +159,7 @@ def messages_page(document):
             for reference in operation["messages"]:
                 message = schemas.found(schemas.found({"$ref": reference["$ref"]}))
                 body.append(one_message(schemas, operation["action"], reference["$ref"].rsplit("/", 1)[1], message))
-    intro = f"<p>{prose(document['info']['description'])} Made of <a href=\"../asyncapi.json\">asyncapi.json</a>.</p>\n"
+    intro = f'<p>{prose(document["info"]["description"])} Made of <a href="../asyncapi.json">asyncapi.json</a>.</p>\n'
     return page("messages.html", intro + contents(entries) + "".join(body))
 
 
@@ -212,9 +223,15 @@ def one_route(schemas, at, method, path, operation, parameters):
     parts.append(f'<p><span class="method">{method.upper()}</span> {code(path)}</p>\n')
     parts.append(f"<p>{prose(operation.get('description'))}</p>\n" if operation.get("description") else "")
     rows = [
-        (code(one["name"]), one["in"], schemas.kind(one["schema"]), "" if one.get("required") else "optional", prose(one.get("description")))
+        (
+            code(one["name"]),
+            one["in"],
+            schemas.kind(one["schema"]),
+            "" if one.get("required") else "optional",
+            prose(one.get("description")),
+        )
         for one in map(schemas.found, parameters)
-    ]  # fmt: skip
+    ]
     parts.append(table(["parameter", "in", "what", "", "meaning"], rows))
     for kind, media in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body, {code(kind)}:</p>\n{schemas.shown(media['schema'])}")
@@ -234,9 +251,16 @@ def configuration_page(schema):
     for section, node in schema["properties"].items():
         node = schemas.found(node)
         entries.append((anchor(section), f"<code>[{section}]</code>"))
-        body.append(f'<h2 id="{anchor(section)}"><code>[{section}]</code></h2>\n<p>{prose(node.get("description"))}</p>\n')
+        body.append(
+            f'<h2 id="{anchor(section)}"><code>[{section}]</code></h2>\n<p>{prose(node.get("description"))}</p>\n'
+        )
         rows = [
-            (code(key), schemas.kind(field), default(schemas.found(field)), prose(schemas.found(field).get("description")))
+            (
+                code(key),
+                schemas.kind(field),
+                default(schemas.found(field)),
+                prose(schemas.found(field).get("description")),
+            )
             for key, field in node.get("properties", {}).items()
         ]
         body.append(table(["key", "what", "default", "meaning"], rows))
@@ -275,7 +299,11 @@ def label_enum(metric, label):
 
 def index_page(schemas):
     lines = [
-        ("messages.html", "Messages and topics", "what devices and applications say and are told, and what is in Kafka"),
+        (
+            "messages.html",
+            "Messages and topics",
+            "what devices and applications say and are told, and what is in Kafka",
+        ),
         ("http.html", "HTTP API", "commands to devices, and what may be known and done beside; health"),
         ("configuration.html", "Configuration", "every key of a node"),
         ("metrics.html", "Metrics", "what a node can be asked about itself"),

@@ -1,4 +1,4 @@
-"""The parts of `tests/apidocs/run`, each of which says what is wrong; those that wait for a process run beside each other."""
+"""The parts of `tests/apidocs/run`, each of which says what is wrong. Two run at a time."""
 
 import argparse
 import concurrent.futures

@@ -1,4 +1,5 @@
-// The documents, and whether they allow what went over the wire. What the gateway says may have no field that they do not name.
+// The documents, and whether they allow what went over the wire. What the gateway says may have no field that they do
+// not name.
 "use strict";
 
 const fs = require("fs");

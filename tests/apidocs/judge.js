@@ -1,6 +1,6 @@
-// Holds the documents against what is sent: `golden` the pinned bytes, `traffic FILE` what was captured of a live node.
-// Every captured message has to be allowed, what the gateway refused must not be, and of each captured message some that
-// are a little wrong must not be either. Prints each mistake as a line; the last line says what was looked at.
+// Holds the documents against what is sent: `golden` the pinned bytes, `traffic FILE` what a live node said.
+// Every captured message has to be allowed, what the gateway refused must not be, and what is a little beside
+// a captured message must not be either. Prints each mistake as a line; the last line says what was looked at.
 "use strict";
 
 const fs = require("fs");
@@ -8,7 +8,8 @@ const path = require("path");
 const { AsyncApi, OpenApi, DOCS } = require("./documents.js");
 
 const mistakes = [];
-const mistake = (what, entry, why) => mistakes.push(`${what}: ${JSON.stringify(entry).slice(0, 400)} ${why.slice(0, 4).join("; ")}`);
+const mistake = (what, entry, why) =>
+  mistakes.push(`${what}: ${JSON.stringify(entry).slice(0, 400)} ${why.slice(0, 4).join("; ")}`);
 const lines = (file) => fs.readFileSync(file, "utf8").split("\n").filter(Boolean);
 
 // Each is a message that nobody may send: with a field nobody knows, of a type nobody knows, without its first field.
@@ -21,7 +22,12 @@ function spoilt(payload, closed) {
 }
 
 function golden(api) {
-  const sides = { gateway: ["device", "out"], "gateway-to-app": ["app", "out"], app: ["app", "in"], device: ["device", "in"] };
+  const sides = {
+    gateway: ["device", "out"],
+    "gateway-to-app": ["app", "out"],
+    app: ["app", "in"],
+    device: ["device", "in"],
+  };
   let count = 0;
   for (const line of lines(path.join(DOCS, "..", "tests", "golden", "wire.txt"))) {
     const [name, encoding, ...rest] = line.split(" ");
@@ -41,7 +47,7 @@ function golden(api) {
 class Traffic {
   constructor(asyncapi) {
     this.asyncapi = asyncapi;
-    this.http = Object.fromEntries(["openapi", "openapi-internal"].map((name) => [name, new OpenApi(name)]));
+    this.apis = Object.fromEntries(["openapi", "openapi-internal"].map((name) => [name, new OpenApi(name)]));
     this.seen = new Set();
     this.counts = { message: 0, record: 0, http: 0, handshake: 0, close: 0, planted: 0 };
   }
@@ -80,19 +86,31 @@ class Traffic {
     this.planted(entry, topic, "text", headers, key);
   }
 
-  exchange(entry) {
-    return this.http[entry.document].judge(entry);
+  http(entry) {
+    const why = this.apis[entry.document].judge(entry);
+    if (why.length) return mistake("not as documented", entry, why);
+    this.seen.add(`${entry.document} ${entry.method} ${this.apis[entry.document].route(entry.path)}`);
+    this.unheard({ ...entry, status: 418 });
+    this.unheard({ ...entry, path: `/v0${entry.path}` });
+    this.unheard({ ...entry, method: "patch" });
+    this.unheard({ ...entry, headers: { ...entry.headers, "x-undocumented": "1" } });
+    if (entry.request) this.unheard({ ...entry, request: { ...entry.request, undocumented: 1 } });
+    if (entry.body && typeof entry.body === "object" && Object.keys(entry.body).length) {
+      this.unheard({ ...entry, body: { ...entry.body, undocumented: 1 } });
+      this.unheard({ ...entry, body: [] });
+    }
   }
 
-  http_planted(entry) {
+  // An exchange that the documents must not allow.
+  unheard(entry) {
     this.counts.planted += 1;
-    if (!this.exchange(entry).length) mistake("planted, and allowed", entry, []);
+    if (!this.apis[entry.document].judge(entry).length) mistake("planted, and allowed", entry, []);
   }
 
   handshake(entry) {
     const channel = this.asyncapi.document.channels[entry.channel];
     if (!channel["x-handshake-refusals"].includes(entry.status)) mistake("not documented", entry, []);
-    const problem = this.http.openapi.check(this.http.openapi.said, "/components/schemas/Problem", entry.body);
+    const problem = this.apis.openapi.check(this.apis.openapi.said, "/components/schemas/Problem", entry.body);
     if (problem.length) mistake("no problem", entry, problem);
   }
 
@@ -117,7 +135,7 @@ class Traffic {
         if (!this.seen.has(place) && place !== "app in app-to-gateway.batch") mistakes.push(`never seen: ${place}`);
       }
     }
-    for (const [name, one] of Object.entries(this.http)) {
+    for (const [name, one] of Object.entries(this.apis)) {
       for (const [route, item] of Object.entries(one.document.paths)) {
         for (const method of Object.keys(item).filter((key) => key !== "parameters")) {
           if (!this.seen.has(`${name} ${method} ${route}`)) mistakes.push(`never asked: ${method} ${route}`);
@@ -127,35 +145,15 @@ class Traffic {
   }
 }
 
-// Its own name would hide the documents.
-function exchanged(traffic, entry) {
-  const why = traffic.exchange(entry);
-  if (why.length) return mistake("not as documented", entry, why);
-  traffic.seen.add(`${entry.document} ${entry.method} ${traffic.http[entry.document].route(entry.path)}`);
-  traffic.http_planted({ ...entry, status: 418 });
-  traffic.http_planted({ ...entry, path: `/v0${entry.path}` });
-  traffic.http_planted({ ...entry, method: "patch" });
-  traffic.http_planted({ ...entry, headers: { ...entry.headers, "x-undocumented": "1" } });
-  if (entry.request) traffic.http_planted({ ...entry, request: { ...entry.request, undocumented: 1 } });
-  if (entry.body && typeof entry.body === "object" && Object.keys(entry.body).length) {
-    traffic.http_planted({ ...entry, body: { ...entry.body, undocumented: 1 } });
-    traffic.http_planted({ ...entry, body: [] });
-  }
-}
-
 function captured(asyncapi, file) {
   const traffic = new Traffic(asyncapi);
-  for (const entry of lines(file).map((line) => JSON.parse(line))) {
-    if (entry.kind === "http") {
-      traffic.counts.http += 1;
-      exchanged(traffic, entry);
-    } else traffic.take(entry);
-  }
+  lines(file).forEach((line) => traffic.take(JSON.parse(line)));
   traffic.unseen();
   const counts = traffic.counts;
   return (
-    `${counts.message} messages, ${counts.record} records, ${counts.http} exchanges, ${counts.handshake} refused handshakes ` +
-    `and ${counts.close} closes of a live node, ${counts.planted} planted mistakes`
+    `${counts.message} messages, ${counts.record} records, ${counts.http} exchanges, ` +
+    `${counts.handshake} refused handshakes and ${counts.close} closes of a live node, ` +
+    `${counts.planted} planted mistakes`
   );
 }
 

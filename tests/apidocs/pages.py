@@ -1,4 +1,4 @@
-"""The pages of docs/api are whole: sound HTML that loads nothing, whose links lead somewhere, and that leave nothing out."""
+"""The pages of docs/api are whole: sound HTML that loads nothing, links that lead somewhere, and nothing left out."""
 
 import html
 import json
@@ -102,5 +102,9 @@ def check():
         found += [f"{path.name}: {what}" for what in [*reader.found, *dead_links(path, reader, every)]]
     for name, words in wanted():
         text = html.unescape((DOCS / "api" / name).read_text())
-        found += [f"{name}: nothing of {word}" for word in dict.fromkeys(words) if not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+        found += [
+            f"{name}: nothing of {word}"
+            for word in dict.fromkeys(words)
+            if not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)
+        ]
     return found, f"{len(every)} pages, whole in themselves"

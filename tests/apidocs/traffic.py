@@ -1,6 +1,6 @@
 """Has a live node say nearly all that it can say, on sockets, over HTTP and in Kafka, and writes it down.
 
-    traffic.py TIDEGATE OUT    needs TIDEGATE_TEST_KAFKA and TIDEGATE_TEST_REDIS
+traffic.py TIDEGATE OUT    needs TIDEGATE_TEST_KAFKA and TIDEGATE_TEST_REDIS
 """
 
 import asyncio

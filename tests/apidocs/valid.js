@@ -1,4 +1,5 @@
-// What the public tools say of the documents: AsyncAPI's own parser, and ajv of every JSON Schema. Prints each mistake as a line.
+// What the public tools say of the documents: AsyncAPI's own parser, and ajv of every JSON Schema.
+// Prints each mistake as a line.
 "use strict";
 
 const fs = require("fs");
@@ -8,12 +9,12 @@ const Ajv2020 = require("ajv/dist/2020").default;
 const formats = require("ajv-formats").default;
 const { DOCS, read } = require("./documents.js");
 
-// What it is to find fault with: each a change that makes the document wrong.
-const PLANTED = [
-  (document) => delete document.info.title,
-  (document) => (document.operations.toDevice.channel.$ref = "#/channels/nothing"),
-  (document) => (document.components.schemas.presence.type = "thing"),
-];
+// The parser takes seconds for the whole document: one of little more than a channel shows that it finds fault.
+function spoilt({ asyncapi, info, channels, components }) {
+  const status = structuredClone(channels.commands);
+  status.messages = { order: { payload: { type: "thing" } } };
+  return { asyncapi, info, channels: { status }, components: { securitySchemes: components.securitySchemes } };
+}
 
 async function diagnosed(document) {
   const { diagnostics } = await new Parser().parse(JSON.stringify(document));
@@ -27,7 +28,10 @@ function schemas() {
   const files = fs.readdirSync(folder).map((name) => path.join("protocol", "schemas", name));
   files.push("configuration.schema.json", "loadtest/profile.schema.json", "loadtest/summary.schema.json");
   const ajv = formats(new Ajv2020({ strict: true, strictTypes: false, strictRequired: false, strictTuples: false }));
-  for (const format of ["uint", "uint8", "uint16", "uint32", "uint64", "int64", "double", "float"]) ajv.addFormat(format, true);
+  // What Rust's numbers are called.
+  for (const format of ["uint", "uint8", "uint16", "uint32", "uint64", "int64", "double", "float"]) {
+    ajv.addFormat(format, true);
+  }
   const found = [];
   for (const file of files) {
     try {
@@ -41,11 +45,8 @@ function schemas() {
 
 async function main() {
   const found = await diagnosed(read("asyncapi.json"));
-  for (const [number, plant] of PLANTED.entries()) {
-    const document = read("asyncapi.json");
-    plant(document);
-    if ((await diagnosed(document)).length === 0) found.push(`asyncapi.json: planted mistake ${number} was not found`);
-  }
+  const planted = await diagnosed(spoilt(read("asyncapi.json")));
+  if (!planted.some((line) => line.includes("payload"))) found.push(`a planted mistake was not found: ${planted}`);
   const [wrong, count] = schemas();
   found.push(...wrong);
   found.forEach((line) => console.log(line));
