@@ -1,6 +1,7 @@
 """Nodes under load, on neighbours of their own: upgraded, scaled, evicted, killed, upgraded to nothing, and filled."""
 
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -18,12 +19,17 @@ RATE_PER_S, PROPAGATION_S, BUDGET_S = 20, 5, 90
 AT_REST, PROCESS = 8 << 10, 64 << 20
 
 
-def settings(replicas=3, limits=None, rebalance=None, memory=None):
+# The section `limits` as it is in force: an upgrade changes it.
+LIMITS = {}
+
+
+def settings(replicas=3, memory=None):
+    rebalance = rebalance_keys()
     config = {
         "kafka": {"brokers": "kafka:9092"},
         "redis": {"urls": ["redis://redis:6379"]},
         "drain": {"propagation_s": PROPAGATION_S, "budget_s": BUDGET_S, "rate_per_s": RATE_PER_S},
-        "limits": limits or {},
+        "limits": LIMITS,
     }
     return {
         "replicaCount": replicas,
@@ -88,7 +94,7 @@ def cluster(scratch):
     kubectl("apply", f"--filename={HERE / 'neighbours.yaml'}")
     for each in ("redis", "kafka"):
         kubectl("rollout", "status", f"deployment/{each}", "--timeout=240s")
-    chart("install", settings(rebalance=rebalance_keys()))
+    chart("install", settings())
     need(len(ready_pods()) == 3, f"three pods are ready: {ready_pods()}")
     said = helm("test", "--logs")
     need("ok       ack" in said and "ok       command" in said, f"helm test over TLS: {said}")
@@ -127,8 +133,8 @@ def rollout(_):
     load.connected()
     old = ready_pods()
     logs = [Followed(pod) for pod in old]
-    kept = settings(limits={"max_connections": 12_345}, rebalance=rebalance_keys())
-    chart("upgrade", kept)
+    LIMITS["max_connections"] = 12_345
+    chart("upgrade", settings())
     gone(old)
     need(not set(old) & set(ready_pods()) and len(ready_pods()) == 3, f"not three new pods: {ready_pods()}")
     said = in_pod("check-config", "--config=/etc/tidegate/config/tidegate.toml")
@@ -150,6 +156,7 @@ def rollout(_):
 # ---- more nodes, and fewer -------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def rebalance_keys():
     """What `[rebalance]` is given: that so few devices are worth it, soon. None where the node has no such section."""
     schema = json.loads(call(os.environ["TIDEGATE_TEST_BINARY"], "config-schema"))
@@ -161,7 +168,7 @@ def rebalance_keys():
 
 def grow():
     old = ready_pods()
-    chart("upgrade", settings(5, limits={"max_connections": 12_345}, rebalance=rebalance_keys()))
+    chart("upgrade", settings(5))
     need(len(ready_pods()) == 5 and set(old) <= set(ready_pods()), f"{old} became {ready_pods()}")
     if not rebalance_keys():
         ok(f"3 to 5 pods, none replaced; NOT CHECKED: rebalance, which this gateway has not: {devices(ready_pods())}")
@@ -215,7 +222,7 @@ def kill(load):
 def missing_image(load):
     before = {pod: containers(pod)["restartCount"] for pod in ready_pods()}
     load.connected()
-    values = settings(5, limits={"max_connections": 12_345}, rebalance=rebalance_keys())
+    values = settings(5)
     values["image"]["tag"] = "none"
     chart("upgrade", values, "--rollback-on-failure", "--timeout=30s", fails=True)
     failed = [each["message"] for each in get("events", "--field-selector=reason=Failed")["items"]]
@@ -260,7 +267,7 @@ def memory(_):
 
 
 def fill(count, memory_limit):
-    values = settings(1, memory=memory_limit, rebalance=rebalance_keys())
+    values = settings(1, memory=memory_limit)
     chart("upgrade", values)
     until("one pod is left", lambda: len(pods(leaving=True)) == 1)
     (pod,) = ready_pods()
