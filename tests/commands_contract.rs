@@ -123,8 +123,7 @@ async fn a_single_redis_that_refuses_keys_of_several_slots_keeps_the_contract() 
 /// Only these commands, and none of `CONFIG`, `CLUSTER` and `KEYS`: what managed services leave over.
 #[tokio::test]
 async fn a_redis_that_forbids_all_that_is_not_needed_keeps_the_contract() {
-    let user =
-        "user tide on >secret ~tg:* ~{tg:due:* +@read +@write +@scripting +@connection +info +time +flushall -keys";
+    let user = "user tide on >secret ~tg:* ~{tg}:* ~{tg:due:*} +@read +@write +@scripting +@connection +info +time +flushall -keys";
     let redis = Redis::with(&["user default off", user]);
     let url = format!("redis://tide:secret@127.0.0.1:{}", redis.port);
     run_all(&bench::redis("acl", &url).await).await;
