@@ -1,4 +1,4 @@
-//! The documents of the interfaces, by the checks of `tests/apidocs/run`: made from the code, valid by the public tools and
+//! The documents of the interfaces, by the checks of `tests/apidocs/run`: made from the code, valid by public tools, and
 //! true of what a live node says. That script says what each part looks at, and runs any of them alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

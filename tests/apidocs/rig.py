@@ -13,6 +13,8 @@ import time
 import urllib.error
 import urllib.request
 
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+
 PATIENCE_S = 60
 TENANT = "acme"
 # Small enough that what a node says only rarely can be had in a second.
@@ -93,8 +95,6 @@ def node(program):
 
 def produce(one, topic, key, value, headers=()):
     """Writes a record into one of the node's topics."""
-    from confluent_kafka import Producer
-
     producer = Producer({"bootstrap.servers": os.environ["TIDEGATE_TEST_KAFKA"]})
     producer.produce(one.prefix + topic, key=key, value=value, headers=list(headers))
     if producer.flush(PATIENCE_S):
@@ -103,8 +103,6 @@ def produce(one, topic, key, value, headers=()):
 
 def records(one, topics):
     """Every record of the node's topics so far: topic, key, headers and value as JSON."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-
     settings = {"bootstrap.servers": os.environ["TIDEGATE_TEST_KAFKA"], "group.id": "apidocs"}
     consumer = Consumer(settings | {"enable.auto.commit": False})
     try:

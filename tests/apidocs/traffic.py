@@ -4,10 +4,13 @@ traffic.py TIDEGATE OUT    needs TIDEGATE_TEST_KAFKA and TIDEGATE_TEST_REDIS
 """
 
 import asyncio
+import http.client
 import json
 import pathlib
 import sys
 import time
+
+import cbor2
 
 import rig
 from client import Api, Log, Socket, note_refusal, refused
@@ -72,8 +75,6 @@ async def device_says(scene, name, protocol):
     if protocol.endswith("cbor"):
         async with scene.device(name, "?boot=b2", protocol=protocol) as device:
             await device.get("welcome")
-            import cbor2
-
             await device.ws.send(cbor2.dumps({0: "update", 2: 1, 5: b"bytes"}))
             await device.get("ack", seq=1)
 
@@ -145,8 +146,6 @@ async def handshakes(scene):
         ("/v2/device", 404, device),
     ]:
         await refused(scene.log, scene.base, path, status, token)
-    import http.client
-
     for method, status in (("GET", 426), ("POST", 405)):
         connection = http.client.HTTPConnection(scene.base, timeout=30)
         connection.request(method, "/v1/device")
