@@ -343,6 +343,14 @@ impl Listener {
         Ok(Self { heard: Mutex::default(), tokens: config.tokens()? })
     }
 
+    /// That all brokers are down is said again and again, behind why.
+    fn hear(&self, text: &str) {
+        let mut heard = lock(&self.heard);
+        if heard.is_empty() || !text.contains("brokers are down") {
+            text.clone_into(&mut heard);
+        }
+    }
+
     fn heard(&self) -> String {
         lock(&self.heard).clone()
     }
@@ -358,12 +366,12 @@ impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, _: &str, text: &str) {
         tracing::debug!("librdkafka: {text}");
         if (level as i32) <= (RDKafkaLogLevel::Error as i32) {
-            text.clone_into(&mut lock(&self.heard));
+            self.hear(text);
         }
     }
 
     fn error(&self, _: KafkaError, reason: &str) {
-        reason.clone_into(&mut lock(&self.heard));
+        self.hear(reason);
     }
 }
 
@@ -450,7 +458,10 @@ fn unreachable(
     asking: &BaseConsumer<Listener>,
 ) -> StartError {
     let heard = asking.context().heard();
-    let reason = if heard.is_empty() { error.to_string() } else { heard };
+    let mut reason = if heard.is_empty() { error.to_string() } else { heard };
+    if reason.contains("uthentication") && !reason.contains("kafka.username") {
+        reason.push_str(". Check kafka.username and kafka.password");
+    }
     StartError::Unreachable { brokers: config.brokers.clone(), waited, reason }
 }
 
@@ -462,6 +473,20 @@ mod tests {
     #[test]
     fn this_build_speaks_tls_scram_and_oauth() {
         check_features(&ClientConfig::new()).unwrap();
+    }
+
+    #[test]
+    fn why_brokers_are_down_is_not_lost_behind_their_being_down() {
+        let listener = Listener { heard: Mutex::default(), tokens: None };
+        for (said, heard) in [
+            ("1/1 brokers are down", "1/1 brokers are down"),
+            ("SASL authentication error", "SASL authentication error"),
+            ("1/1 brokers are down", "SASL authentication error"),
+            ("Connection refused", "Connection refused"),
+        ] {
+            listener.hear(said);
+            assert_eq!(listener.heard(), heard);
+        }
     }
 
     #[test]

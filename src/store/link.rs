@@ -260,6 +260,9 @@ impl Link {
             .set_concurrency_limit(CALLS_AT_ONCE);
         match timeout(CONNECT_WITHIN, client.get_multiplexed_async_connection_with_config(&config)).await {
             Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) if error.kind() == ErrorKind::AuthenticationFailed => {
+                Err(format!("{error}: check redis.username and redis.password"))
+            }
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no connection within {CONNECT_WITHIN:?}")),
         }

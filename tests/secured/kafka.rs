@@ -192,7 +192,7 @@ fn says_which_right_is_missing(rig: &Rig) {
     }
     let (code, text) = told(&refused_with_redis(&rig.scram("nobody", "some.")));
     assert_eq!(code, 69, "{text}");
-    assert!(text.contains("uthentication"), "who is not known is told so: {text}");
+    assert!(text.contains("Check kafka.username and kafka.password"), "who is not known is told so: {text}");
 }
 
 /// What is found out only as it is needed: the log names topic or group, and the right.

@@ -123,7 +123,7 @@ fn a_node_names_the_right_that_its_user_lacks_before_it_takes_a_device() {
     }
     let (code, text) = guarded.refuses(&prefix, "planted-other-password");
     assert_eq!(code, 69, "{text}");
-    assert!(text.contains("WRONGPASS") && !text.contains("planted"), "{text}");
+    assert!(text.contains("check redis.username and redis.password") && !text.contains("planted"), "{text}");
 }
 
 /// As when Redis is away: sockets stay, telemetry is stored, commands are answered 503; and it ends by itself.
