@@ -74,7 +74,7 @@ async fn a_cluster_found_through_one_address_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_redis_that_forbids_config_cluster_and_keys_keeps_the_contract() {
-    let user = "user tide on >secret ~tg:* ~{tg}* &* +@all -config -cluster -keys -acl -debug";
+    let user = "user tide on >secret ~tg:* ~{tg}* ~{tg:due:*} &* +@all -config -cluster -keys -acl -debug";
     let redis = Redis::with(&["user default off", user]);
     let config = RedisConfig { username: "tide".into(), password: "secret".into(), ..config(vec![redis.url()]) };
     let twin = RedisTwin::open(&config).await;
