@@ -236,7 +236,7 @@ fn nobody_at_the_target_or_at_kafka_is_exit_code_69_within_seconds() {
 #[test]
 fn profiles_are_listed_printed_and_checked() {
     let listed = LoadTester::bare(["profiles"]).finish(LONG);
-    assert_eq!((listed.code, listed.stdout.lines().count()), (Some(0), 15), "{listed}");
+    assert_eq!((listed.code, listed.stdout.lines().count()), (Some(0), 16), "{listed}");
     let printed = LoadTester::bare(["profile", "fleet"]).finish(LONG);
     assert_eq!(printed.code, Some(0));
     let scratch = Scratch::new();
