@@ -31,7 +31,7 @@ lint: ## Formatting, clippy with every warning an error, shellcheck where it is 
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p tidegate --bin tidegate --no-default-features -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck tests/run tests/helm/run tests/apidocs/run tests/kube/run image/rootfs .ci/run loadtest/peers/install; \
+		shellcheck tests/run tests/*/run image/rootfs .ci/run loadtest/peers/install; \
 	else echo "shellcheck is not installed: shell scripts were not checked"; fi
 
 bench: ## Every target beside its baseline, in release; also target/bench/summary.json and report.html. PEERS=1: the peers too
