@@ -20,6 +20,7 @@ use crate::auth::AuthConfig;
 use crate::eventlog::kafka::KafkaConfig;
 use crate::id::NodeName;
 use crate::limits::Limits;
+use crate::ownership::RENEW_EVERY_MS;
 use crate::peer::PeerConfig;
 use crate::store::RedisConfig;
 
@@ -189,8 +190,8 @@ pub struct RebalanceConfig {
     pub minimum: u32,
     /// Devices told to move per second and node.
     pub rate_per_s: u32,
-    /// How long a node has to have more than its share before it tells any, in seconds: what a rollout or a load balancer
-    /// evens out by itself is left to them.
+    /// How long a node has to have more than its share before it tells any, in seconds (10 to 3600): what a rollout or a load
+    /// balancer evens out by itself is left to them. What the others have is heard up to 10 s late.
     pub settle_s: u64,
     /// How old a device's connection may become, in seconds: each is told to connect anew somewhere in the last quarter of that,
     /// `rate_per_s` a second at most. 0: as old as it likes.
@@ -212,6 +213,10 @@ impl RebalanceConfig {
         }
         if self.rate_per_s == 0 {
             add("rate_per_s", "must be at least 1; `rebalance.enabled = false` has nobody told");
+        }
+        // What another node has waits for its next renewal, and then for this one's.
+        if self.settle_s.saturating_mul(1_000) < 2 * RENEW_EVERY_MS {
+            add("settle_s", "is below 10: what the other nodes have is heard that late");
         }
         if self.settle_s > 3_600 {
             add("settle_s", "is above 3600: an imbalance that lasts an hour is one");

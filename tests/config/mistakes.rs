@@ -184,6 +184,7 @@ fn the_rest() -> Vec<Row> {
         ("limits.max_connections", Mounted("LIMITS__MAX_CONNECTIONS", Some("many\n")), "must be a whole number"),
         ("limits.window_messages", Env("LIMITS__WINDOW_MESSAGES", "-3"), "must be a whole number that is not negative"),
         ("limits.window_bytes", File(&[("limits.window_bytes", "1000")]), "is below `limits.message_bytes`"),
+        ("rebalance.settle_s", File(&[("rebalance.settle_s", "5")]), "what the other nodes have is heard that late"),
         ("drain.rate_per_s", File(&[("drain.rate_per_s", "0")]), "must be at least 1, or nobody ever leaves"),
         ("telemetry.log", File(&[("telemetry.log", "'tidegate=loud'")]), "`info` or `info,tidegate=debug` are"),
         ("telemetry.log_format", Env("TELEMETRY__LOG_FORMAT", "xml"), "is none of json, text"),

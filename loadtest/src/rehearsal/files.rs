@@ -13,7 +13,7 @@ const PEER: &str = "tidegate-peer";
 /// Below this many devices a node has nothing to shed, and for so long it has to have had more than its share: as small as
 /// a rehearsal needs it.
 const REBALANCED_FROM: u32 = 100;
-const SETTLE_S: u64 = 5;
+const SETTLE_S: u64 = 10;
 
 /// Where they are.
 pub(super) struct Files {
