@@ -43,7 +43,8 @@ class Node:
             f'[peer]\nlisten = "127.0.0.1:0"\nplaintext = true\n'
             f'[auth]\njwks = "{self.folder}/keys/jwks.json"\n'
             f'[kafka]\nbrokers = "{os.environ["TIDEGATE_TEST_KAFKA"]}"\ntopic_prefix = "{self.prefix}"\n'
-            f'[redis]\nurls = ["{os.environ["TIDEGATE_TEST_REDIS"]}"]\n'
+            # A database of its own: the nodes of other tests are none of its cluster.
+            f'[redis]\nurls = ["{os.environ["TIDEGATE_TEST_REDIS"]}/1"]\n'
             f"[drain]\npropagation_s = 0\nbudget_s = 10\n"
             f"[limits]\n{LIMITS}\n"
         )
