@@ -38,6 +38,7 @@ pub use options::{
     Malformed, Manners, OnFull, Options, Reconnect, TokenFetcher, TokenFuture, TokenMaker, TokenRequest, TokenSource,
     UrlError, trusting,
 };
+pub(crate) use stream::connect;
 pub use task::start;
 pub use tidegate::protocol::Encoding;
 pub use tidegate::protocol::message::CommandStatus;

@@ -11,12 +11,12 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::target::Target;
+use crate::device::connect;
 
 /// Connections that are kept for later.
 const KEPT: usize = 256;
@@ -132,12 +132,7 @@ impl HttpClient {
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let address = self.target.address;
         let said = |error: std::io::Error| format!("connect: {}", error.kind());
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(said)?;
-        if let Some(source) = self.source {
-            socket.bind((source, 0).into()).map_err(said)?;
-        }
-        let stream = socket.connect(address).await.map_err(said)?;
-        stream.set_nodelay(true).map_err(said)?;
+        let stream = connect(address, self.source).await.map_err(said)?;
         let Some(tls) = &self.target.tls else { return spoken(TokioIo::new(stream)).await };
         let name = ServerName::try_from(self.target.host.clone()).map_err(|_| "no name for TLS".to_owned())?;
         let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.map_err(|_| "tls".to_owned())?;
