@@ -69,7 +69,7 @@ pub(crate) async fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(from) = from {
         // A port that `bind` takes has to be free towards every address. Linux looks for it among all that are in use, which
-        // was two thirds of the load tester's CPU at 30,000 devices; `connect` looks for one that is free towards `to`.
+        // was most of the load tester's CPU at 30,000 devices that churn; `connect` looks for one that is free towards `to`.
         #[cfg(target_os = "linux")]
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(from, 0))?;
