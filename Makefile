@@ -11,7 +11,7 @@ MEASURE = [ $$(nproc) -ge 2 ] || { echo "The benchmarks need two cores."; exit 1
 PEERS_THERE = loadtest/peers/install --check || \
 	TIDEGATE_TEST_EXTRA_PACKAGES="$$(loadtest/peers/install --packages)" tests/run -- loadtest/peers/install
 
-.PHONY: help run test lint bench bench-quick bench-peers rehearse fuzz test-chaos test-kube chart apidocs k8s image-rootfs
+.PHONY: help run test lint bench bench-quick bench-peers rehearse watch-live fuzz test-chaos test-kube chart apidocs k8s image-rootfs
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -51,6 +51,10 @@ bench-peers: ## The gateway beside mosquitto, NATS, RabbitMQ, a Node server and 
 rehearse: ## A rollout under load, without Kubernetes: nodes behind HAProxy are replaced, added and killed; report in target/rehearsal
 	@cargo build --release --workspace --bins
 	@tests/run -- "$${CARGO_TARGET_DIR:-target}/release/rehearse" --as "make $@" $(ARGS)
+
+watch-live: ## Prometheus looks at nodes that are rolled out, killed, cut off: every panel shows data, the right alerts fire; 25 min
+	@cargo build --release --workspace --bins
+	@tests/run -- tests/watch/run --live --bins "$${CARGO_TARGET_DIR:-target}/release" $(ARGS)
 
 fuzz: ## The frame decoder and the inflater, each for half of FUZZ_SECONDS (60)
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz

@@ -14,7 +14,21 @@ STORED = 'topic=~"telemetry|status",outcome="stored"'
 ANSWERED = 'route=~"local|peer",outcome=~"succeeded|failed|rejected"'
 QUOTE = '"'
 OPEN = 'state="open"'
-OUTCOMES = {"stored": GREEN, "refused": RED, "accepted": GREEN, "succeeded": GREEN, "ok": GREEN}
+BLUE, ORANGE, PURPLE = "blue", "orange", "purple"
+# What is well is green and what is not is red in every panel, whatever else is counted beside it.
+OUTCOMES = {
+    "stored": GREEN,
+    "refused": RED,
+    "accepted": GREEN,
+    "succeeded": GREEN,
+    "ok": GREEN,
+    "canceled": PURPLE,
+    "failed": ORANGE,
+    "busy": ORANGE,
+    "deadline": YELLOW,
+    "not_here": BLUE,
+    "unreachable": RED,
+}
 
 # What a query of nodes is narrowed to, and what of the whole gateway.
 NODES = 'namespace=~"$namespace",job=~"$job",pod=~"$pod"'
@@ -100,12 +114,19 @@ def panel(kind, title, about, queries, unit, limits, width, height, options, cus
     }
 
 
-def lines(title, about, queries, unit="short", limits=(), width=12, stacked=False, top=None, colors=None):
-    """Curves over time. `limits` are drawn as lines; `top` ends the axis; `colors` by legend."""
+def placement(width):
+    """Of a legend: beside a narrow plot it would take half of it."""
+    return "right" if width >= WIDTH // 2 else "bottom"
+
+
+def lines(title, about, queries, unit="short", limits=(), width=12, stacked=False, top=None, colors=None, empty=None):
+    """Curves over time. `limits` are drawn as lines; `top` ends the axis; `colors` by legend; `empty` says what it means that
+    there is nothing. What matters stands on top of the legend: most of what is counted by outcome never happens."""
     custom = {
         "drawStyle": "line",
-        "lineWidth": 1,
-        "fillOpacity": 25 if stacked else 8,
+        # Lines of what is zero would lie on top of a stack, in their own colours.
+        "lineWidth": 0 if stacked else 1,
+        "fillOpacity": 70 if stacked else 8,
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -113,10 +134,19 @@ def lines(title, about, queries, unit="short", limits=(), width=12, stacked=Fals
         "axisSoftMin": 0,
     }
     options = {
-        "legend": {"displayMode": "table", "placement": "right", "showLegend": True, "calcs": ["lastNotNull", "max"]},
-        "tooltip": {"mode": "multi", "sort": "desc"},
+        "legend": {
+            "displayMode": "table",
+            "placement": placement(width),
+            "showLegend": True,
+            "calcs": ["lastNotNull", "max"],
+            "sortBy": "Max",
+            "sortDesc": True,
+        },
+        "tooltip": {"mode": "multi", "sort": "desc", "hideZeros": True},
     }
-    more = {"min": 0} | ({"max": top} if top is not None else {})
+    more = {"min": 0} | ({"max": top} if top is not None else {}) | ({"noValue": empty} if empty else {})
+    if unit in ("percentunit", "none"):
+        more["decimals"] = 1 if unit == "percentunit" else 2
     made = panel(
         "timeseries",
         title,
@@ -141,7 +171,9 @@ def lines(title, about, queries, unit="short", limits=(), width=12, stacked=Fals
     return made
 
 
-def number(title, about, query, unit="short", limits=(), width=4, decimals=None, base=GREEN, legend=""):
+def number(
+    title, about, query, unit="short", limits=(), width=4, decimals=None, base=GREEN, legend="", height=STAT_HEIGHT
+):
     """One figure, or one for each series, coloured by its thresholds."""
     options = {
         "colorMode": "value" if limits else "none",
@@ -160,7 +192,7 @@ def number(title, about, query, unit="short", limits=(), width=4, decimals=None,
         unit,
         limits,
         width,
-        STAT_HEIGHT,
+        height,
         options,
         color={"mode": "thresholds"},
         **more,
@@ -169,9 +201,23 @@ def number(title, about, query, unit="short", limits=(), width=4, decimals=None,
     return made
 
 
-def zero(title, about, query, width=4):
+def zero(title, about, query, width=4, height=STAT_HEIGHT):
     """A figure that is red when it is not zero. What is extrapolated to a fraction is rounded up."""
-    return number(title, about, f"ceil({query})", "short", [(0.5, RED)], width, decimals=0)
+    return number(title, about, f"ceil({query})", "short", [(0.5, RED)], width, decimals=0, height=height)
+
+
+def kept(title, about, query, objectives, width=12):
+    """A share for each of several things, green where it is at least its own objective."""
+    made = number(title, about, query, "percentunit", [(1, GREEN)], width, 3, RED, "{{slo}}", HEIGHT)
+    made["options"] |= {"orientation": "horizontal", "graphMode": "none"}
+    made["fieldConfig"]["overrides"] = [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "thresholds", "value": steps([(objective / 100, GREEN)], RED)}],
+        }
+        for name, objective in objectives.items()
+    ]
+    return made
 
 
 def density(title, about, metric, unit, matchers="", width=12):
@@ -306,8 +352,12 @@ def placed(rows):
     return panels
 
 
-def row(title, *members):
-    """Panels under one heading."""
+def row(title, *members, each=None):
+    """Panels under one heading, all of them `each` wide where that is said."""
+    for member in members if each else ():
+        member["gridPos"] = {"w": each, "h": HEIGHT}
+        if "legend" in member["options"] and member["type"] == "timeseries":
+            member["options"]["legend"]["placement"] = placement(each)
     return title, members
 
 

@@ -79,7 +79,7 @@ def metrics_page():
         "Alerts and dashboards that read these come with the chart (`metrics.rules`, `metrics.dashboards`); without Kubernetes"
         " take `helm/tidegate/files/rules/*.yaml` for Prometheus' `rule_files` and import `helm/tidegate/files/dashboards/*.json`"
         " in Grafana. Several gateways may share a Prometheus: they are told apart by `namespace` and `job`. Their rules are the"
-        " same, so install them once.",
+        " same, so install them once. [What the dashboards show](dashboards.md), and how both were tried.",
         "",
     ]
     for title, _ in GROUPS:

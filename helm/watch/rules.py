@@ -384,8 +384,12 @@ def cluster():
     bad_ops = 'tidegate_ownership_operations_total{outcome=~"unavailable|unknown|error"}'
     bad_calls = 'tidegate_peer_requests_total{outcome=~"unreachable|deadline|busy|too_large|refused"}'
 
+    # Over so little time that what was over soon is forgotten before `for` is up: it must not alert once all is well again.
     def share(bad, total):
-        return f"sum by ({NODE}) (rate({bad}[5m]))\n/\nsum by ({NODE}) (rate({total}[5m]))"
+        return f"sum by ({NODE}) (rate({bad}[2m]))\n/\nsum by ({NODE}) (rate({total}[2m]))"
+
+    # A node whose lease in Redis ran out claims its devices anew: then Redis was away, and has lost nothing.
+    was_away = 'max_over_time(tidegate_probe_age_seconds{path="redis"}[15m]) > 60'
 
     return [
         probe(
@@ -413,7 +417,8 @@ def cluster():
         ),
         alert(
             "TidegateOwnershipLost",
-            f"sum by ({GATEWAY}) (increase(tidegate_ownership_lost_total[10m])) > 10",
+            f"sum by ({GATEWAY}) (increase(tidegate_ownership_lost_total[10m])) > 10\n"
+            f"unless on ({GATEWAY}) max by ({GATEWAY}) ({was_away})",
             "1m",
             "warning",
             "Redis has lost rows of connected devices",

@@ -12,6 +12,7 @@ import yaml
 
 import cases
 import dashboards
+import expected
 import grafana
 import node
 import pages
@@ -144,9 +145,10 @@ def planted(_):
     ]
     found = [f"not found: {query}" for query in wrong if not known.mistakes(query)]
     found += [f"taken for wrong: {query}: {known.mistakes(query)}" for query in right if known.mistakes(query)]
+    alerts = {rule["alert"] for rule in rules.all_rules() if "alert" in rule}
     return (
-        found + pages.planted() + cases.planted(),
-        f"{len(wrong)} wrong queries, and pages and cases that lack something",
+        found + pages.planted() + cases.planted() + expected.planted(alerts),
+        f"{len(wrong)} wrong queries, pages and cases that lack something, alerts of a live run that should not be",
     )
 
 

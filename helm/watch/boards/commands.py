@@ -51,6 +51,7 @@ def made():
                 quantiles("tidegate_command_duration_seconds", ANSWERED),
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             lines(
                 "99 % by route",
@@ -58,6 +59,7 @@ def made():
                 [(quantile(0.99, "tidegate_command_duration_seconds", ANSWERED, "route"), "{{route}}")],
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             lines(
                 "Acceptance to first sending, 99 %",
@@ -65,6 +67,7 @@ def made():
                 [(quantile(0.99, "tidegate_command_delivery_seconds", 'route=~"local|peer"', "route"), "{{route}}")],
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             lines(
                 "First sending to first answer, 99 %",
@@ -72,6 +75,7 @@ def made():
                 [(quantile(0.99, "tidegate_command_answer_seconds", 'route=~"local|peer"', "route"), "{{route}}")],
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             lines(
                 "Events that will not be in Kafka",
@@ -98,6 +102,7 @@ def made():
                 ],
                 "ops",
             ),
+            each=8,
         ),
         row(
             "Between nodes",
@@ -106,6 +111,7 @@ def made():
                 "Calls to peers. `not_here` is an answer like any other: the device has moved.",
                 [(rate("tidegate_peer_requests_total", by="outcome"), "{{outcome}}")],
                 "ops",
+                width=8,
                 stacked=True,
                 colors=OUTCOMES,
             ),
@@ -115,12 +121,14 @@ def made():
                 [(failed("tidegate_peer_requests_total", "ok|not_here|gone|other_life"), NODE)],
                 "percentunit",
                 [(0.05, RED)],
+                width=8,
             ),
             lines(
                 "How long calls take",
                 "Whatever their outcome.",
                 quantiles("tidegate_peer_request_duration_seconds"),
                 "s",
+                width=8,
             ),
             lines(
                 "Peers known",
@@ -141,6 +149,7 @@ def made():
                 "What nodes ask of Redis about who has which device.",
                 [(rate("tidegate_ownership_operations_total", by="op"), "{{op}}")],
                 "ops",
+                width=8,
                 stacked=True,
             ),
             lines(
@@ -149,12 +158,14 @@ def made():
                 [(failed("tidegate_ownership_operations_total", "ok|denied"), NODE)],
                 "percentunit",
                 [(0.05, RED)],
+                width=8,
             ),
             lines(
                 "99 % by operation",
                 "How long Redis takes.",
                 [(quantile(0.99, "tidegate_ownership_duration_seconds", 'outcome=~"ok|denied"', "op"), "{{op}}")],
                 "s",
+                width=8,
             ),
             lines(
                 "Rows lost",

@@ -54,8 +54,8 @@ def made():
             "Coming",
             lines(
                 "Attempts by outcome",
-                "How attempts to connect ended.",
-                [(rate("tidegate_connection_attempts_total", by="outcome"), "{{outcome}}")],
+                "How attempts to connect ended; requests to the HTTP API on the same port are left aside.",
+                [(rate("tidegate_connection_attempts_total", 'outcome!="http"', "outcome"), "{{outcome}}")],
                 "ops",
                 stacked=True,
                 colors=OUTCOMES,
@@ -71,11 +71,17 @@ def made():
                 "From accept to the 101; accepted ones only.",
                 quantiles("tidegate_handshake_duration_seconds"),
                 "s",
+                empty="Nobody connected",
             ),
             lines(
                 "In TLS or HTTP",
                 "Connections that are being made, over `limits.max_handshakes`; above, they wait in the listen queue.",
-                [(share(total("tidegate_handshakes", by="$by"), total("tidegate_handshakes_capacity", by="$by")), NODE)],
+                [
+                    (
+                        share(total("tidegate_handshakes", by="$by"), total("tidegate_handshakes_capacity", by="$by")),
+                        NODE,
+                    )
+                ],
                 "percentunit",
                 [(0.8, YELLOW)],
                 top=1,
@@ -108,6 +114,7 @@ def made():
                 "The network's round trip, as the gateway's pings see it.",
                 quantiles("tidegate_ping_rtt_seconds"),
                 "s",
+                empty="Nobody was quiet for long enough to be pinged",
             ),
         ),
         row(

@@ -1,6 +1,6 @@
 """Load test: what tidegate-loadtest says of a run."""
 
-from panels import GREEN, QUOTE, RED, SOURCE, YELLOW, dashboard, happened, lines, number, of, rate, row, variable
+from panels import BLUE, GREEN, QUOTE, RED, SOURCE, YELLOW, dashboard, happened, lines, number, of, rate, row, variable
 
 
 def made():
@@ -66,7 +66,7 @@ def made():
                 "Written, acked, refused, and dropped by the device since its buffer was full.",
                 [per_second(name, name) for name in ("sent", "acked", "refused", "dropped", "repeats")],
                 "ops",
-                colors={"acked": GREEN, "refused": RED},
+                colors={"sent": BLUE, "acked": GREEN, "refused": RED, "repeats": YELLOW},
             ),
             lines(
                 "Update to ack",
@@ -100,12 +100,19 @@ def made():
                 "ops",
                 colors={"connect failures": RED},
             ),
-            lines("To connect", "From the first SYN to the welcome; TLS alone.", timed("connect") + timed("tls"), "s"),
+            lines(
+                "To connect",
+                "From the first SYN to the welcome; TLS alone.",
+                timed("connect") + timed("tls"),
+                "s",
+                empty="Nobody connected",
+            ),
             lines(
                 "To reconnect",
                 "From the end of a connection to the next welcome, the back-off included.",
                 timed("reconnect"),
                 "s",
+                empty="Nobody had to reconnect",
             ),
             lines(
                 "Closes by code",
@@ -113,6 +120,7 @@ def made():
                 [(f"sum by (code) (rate({of_test('closes_total')}[$__rate_interval]))", "{{code}}")],
                 "ops",
                 stacked=True,
+                empty="The gateway closed no connection",
             ),
             lines(
                 "Pauses and goaways",
@@ -128,7 +136,7 @@ def made():
                 "Asked for, seen to succeed, seen to end otherwise; received by devices, every attempt.",
                 [per_second("commands_" + name, name) for name in ("asked", "done", "failed", "received")],
                 "ops",
-                colors={"done": GREEN, "failed": RED},
+                colors={"asked": BLUE, "done": GREEN, "failed": RED},
             ),
             lines(
                 "Command to answer",
@@ -136,6 +144,7 @@ def made():
                 timed("command"),
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             lines(
                 "Errors",

@@ -11,6 +11,7 @@ from panels import (
     YELLOW,
     dashboard,
     happened,
+    kept,
     lines,
     number,
     of,
@@ -24,7 +25,6 @@ from panels import (
 )
 from rules import BURNS, HANDSHAKE_FAULTS, SLOS
 
-
 PACES = sorted((factor, RED if severity == "critical" else YELLOW) for factor, _, _, _, severity in BURNS)
 
 
@@ -32,7 +32,7 @@ def burning():
     return "tidegate:slo_errors:ratio_rate1h{%s} / on (slo) group_left () tidegate:slo_budget:ratio" % GATEWAY
 
 
-def kept():
+def share_kept():
     def over(what):
         return f"sum by (slo) (sum_over_time(tidegate:slo_{what}:rate5m{{{GATEWAY}}}[$__range]))"
 
@@ -60,7 +60,7 @@ def made():
                 "Devices",
                 "Devices that are connected.",
                 total("tidegate_connections", f'kind="device",{OPEN}'),
-                width=4,
+                width=3,
             ),
             number(
                 "Applications",
@@ -88,7 +88,7 @@ def made():
                 "Commands that devices answered, a second.",
                 rate("tidegate_commands_total", ANSWERED),
                 "ops",
-                width=3,
+                width=4,
             ),
             number(
                 "Alerts",
@@ -107,18 +107,12 @@ def made():
                 "none",
                 PACES,
             ),
-            number(
+            kept(
                 "Kept over the time shown",
-                f"The share that was well. Objectives: {objectives}.",
-                kept(),
-                "percentunit",
-                [(0.99, YELLOW), (0.999, GREEN)],
-                width=12,
-                decimals=3,
-                base=RED,
-                legend="{{slo}}",
-            )
-            | {"gridPos": {"w": 12, "h": 8}},
+                f"The share that was well, green where it meets its objective: {objectives}.",
+                share_kept(),
+                {name: slo["objective"] for name, slo in SLOS.items()},
+            ),
         ),
         row(
             "Rates",
@@ -141,8 +135,8 @@ def made():
                 "Updates",
                 "Received from devices, and stored in Kafka. Where the second stays behind, it waits; nothing that was taken is dropped.",
                 [
-                    (rate("tidegate_messages_received_total", 'type=~"update|status"'), "received"),
-                    (rate("tidegate_publish_total", STORED), "stored"),
+                    (rate("tidegate_messages_received_total", 'type="update"'), "received"),
+                    (rate("tidegate_publish_total", 'topic="telemetry",outcome="stored"'), "stored"),
                 ],
                 "ops",
                 width=8,
@@ -160,7 +154,12 @@ def made():
         row(
             "Durations",
             lines(
-                "Handshake", "From accept to the 101.", quantiles("tidegate_handshake_duration_seconds"), "s", width=8
+                "Handshake",
+                "From accept to the 101.",
+                quantiles("tidegate_handshake_duration_seconds"),
+                "s",
+                width=8,
+                empty="Nobody connected",
             ),
             lines(
                 "Receipt to stored",
@@ -177,6 +176,7 @@ def made():
                 "s",
                 [(1, RED)],
                 width=8,
+                empty="No command was answered",
             ),
         ),
         row(
@@ -185,44 +185,44 @@ def made():
                 "Faults of ours",
                 "Handshakes that ended with a fault of the gateway's own.",
                 happened("tidegate_connection_attempts_total", 'outcome="internal"'),
-                3,
+                6,
             ),
             zero(
                 "Closed by a fault",
                 "Connections closed with 1011.",
                 happened("tidegate_disconnects_total", 'reason="internal_error"'),
-                3,
+                6,
             ),
             zero(
                 "Refused by Kafka",
                 "Records that will never be stored.",
                 happened("tidegate_publish_total", 'outcome="refused"'),
-                3,
+                6,
             ),
             zero(
                 "Shed",
                 "Connections ended at the memory cap (4100).",
                 happened("tidegate_disconnects_total", 'reason="overloaded"'),
-                3,
+                6,
             ),
             zero(
                 "Rows lost",
-                "Rows of connected devices that Redis had lost.",
+                "Rows of connected devices that Redis had lost, or that ran out while it could not be reached.",
                 happened("tidegate_ownership_lost_total"),
-                3,
+                6,
             ),
             zero(
                 "Left behind",
                 "Updates taken and not stored when a node had to stop; their devices send them again.",
                 happened("tidegate_shutdown_unacked_total"),
-                3,
+                6,
             ),
             zero(
                 "Producers replaced",
                 "After a fatal error of librdkafka.",
                 happened("tidegate_producer_replacements_total"),
-                3,
+                6,
             ),
-            zero("Log lines lost", "Lines that could not be written.", happened("tidegate_log_lines_lost_total"), 3),
+            zero("Log lines lost", "Lines that could not be written.", happened("tidegate_log_lines_lost_total"), 6),
         ),
     )

@@ -3,6 +3,7 @@
 from panels import (
     ANSWERED,
     GREEN,
+    HEIGHT,
     NODE,
     OPEN,
     RED,
@@ -95,12 +96,12 @@ def made():
                     )
                 ],
                 "s",
+                empty="No node drains",
             ),
             zero(
                 "Cut short",
                 "Connections closed before their time to leave was over, over the time shown.",
                 happened("tidegate_drain_cut_short_total"),
-                12,
             ),
             lines(
                 "Ends that were meant",
@@ -132,6 +133,7 @@ def made():
                 "ops",
                 colors={"draining": YELLOW, "overloaded": RED},
             ),
+            each=8,
         ),
         row(
             "Balance",
@@ -140,22 +142,23 @@ def made():
                 "A node that is 10 % above the mean for 30 s, and has more than 1,000, tells devices to move; never while a node drains.",
                 [
                     (total("tidegate_connections", f'{OPEN},kind="device"', "$by"), NODE),
-                    (f"max({of('tidegate_rebalance_mean_connections')})", "fair"),
+                    (f"max({of('tidegate_rebalance_mean_connections')}) > 0", "fair"),
                 ],
             ),
             lines(
                 "How it stands",
                 "Nodes by what they do about their share: held while a node drains, resting while those who were told are on their way.",
-                [(f"sum by (state) ({of('tidegate_rebalance_state')}) > 0", "{{state}}")],
+                [(total("tidegate_rebalance_state", by="state"), "{{state}}")],
                 stacked=True,
             ),
             lines(
                 "Ready, and why not",
                 "Nodes by what `/readyz` says.",
-                [(f"sum by (reason) ({of('tidegate_readiness')}) > 0", "{{reason}}")],
+                [(total("tidegate_readiness", by="reason"), "{{reason}}")],
                 stacked=True,
                 colors={"ready": GREEN, "cut_off": RED, "sending_away": RED, "leaving": YELLOW},
             ),
+            each=8,
         ),
         row(
             "Does anybody notice?",
@@ -188,12 +191,14 @@ def made():
                 [(quantile(0.99, "tidegate_command_duration_seconds", ANSWERED, "route"), "{{route}}")],
                 "s",
                 [(1, RED)],
+                empty="No command was answered",
             ),
             zero(
                 "Left behind",
                 "Updates taken and not stored when a node had to stop, over the time shown; their devices send them again.",
                 happened("tidegate_shutdown_unacked_total"),
                 12,
+                HEIGHT,
             ),
         ),
     )

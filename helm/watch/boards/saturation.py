@@ -36,7 +36,7 @@ def made():
                 [(busy, NODE)],
                 "percentunit",
                 [(0.9, RED)],
-                width=8,
+                width=6,
                 top=1,
             ),
             lines(
@@ -52,7 +52,7 @@ def made():
                 ],
                 "percentunit",
                 [(0.85, RED)],
-                width=8,
+                width=6,
                 top=1,
             ),
             lines(
@@ -61,7 +61,7 @@ def made():
                 [(fds, NODE)],
                 "percentunit",
                 [(0.85, RED)],
-                width=8,
+                width=6,
                 top=1,
             ),
             lines(
@@ -70,7 +70,7 @@ def made():
                 [(room("publish_pending_bytes"), NODE)],
                 "percentunit",
                 [(0.5, YELLOW), (0.8, RED)],
-                width=8,
+                width=6,
                 top=1,
             ),
             lines(
@@ -107,8 +107,8 @@ def made():
             lines("Memory", "Resident memory of the process.", [(memory, NODE)], "bytes"),
             lines(
                 "Memory per connection",
-                "Resident memory over open connections: what one more would cost at most, once there are many.",
-                [(share(memory, f"({total('tidegate_connections', OPEN, '$by')} > 0)"), NODE)],
+                "Resident memory of all nodes over all open connections: what one more would cost at most, once there are many.",
+                [(share(f"sum({memory})", f"({total('tidegate_connections', OPEN)} > 0)"), "all nodes")],
                 "bytes",
             ),
             lines(
