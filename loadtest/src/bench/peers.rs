@@ -55,7 +55,7 @@ impl Peer {
 pub struct Other {
     /// Its binary.
     pub tidegate: PathBuf,
-    /// What stands in its configuration behind what both have (all but `redis`), which ends in the section `kafka`.
+    /// What stands in its configuration behind what both have, which ends in the section `kafka`.
     pub config: String,
 }
 
@@ -179,15 +179,12 @@ impl Bench {
         } else {
             "plaintext = true".to_owned()
         };
-        // An older build to compare with may not know the section.
-        let redis = match peer {
-            Peer::Other => String::new(),
-            _ => format!("[redis]\nurls = [\"{}\"]\n[peer]\nlisten = \"127.0.0.1:0\"\nplaintext = true\n", self.redis),
-        };
         let text = format!(
             "[public]\nlisten = \"{address}\"\n{public}\n[internal]\nlisten = \"{internal}\"\n[auth]\njwks = {:?}\n\
-             issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n{redis}[kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
-            identity.jwks, self.brokers
+             issuer = \"{ISSUER}\"\naudience = \"{AUDIENCE}\"\n[redis]\nurls = [\"{}\"]\n\
+             [peer]\nlisten = \"127.0.0.1:0\"\nplaintext = true\n\
+             [kafka]\nbrokers = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n{more}\n",
+            identity.jwks, self.redis, self.brokers
         );
         let file = self.dir.join(format!("{}.toml", name.unwrap_or("tidegate")));
         std::fs::write(&file, node + &text).map_err(BenchError::io("tidegate.toml"))?;
