@@ -129,13 +129,7 @@ async fn who_waits_believes_what_it_is_told_in_whole_and_reads_what_it_is_not() 
         let (watch, known) = (router.watch(&device("d"), command.id), command.clone());
         tokio::spawn(watch.end(known, soon()))
     };
-    let told = |version, detail: Vec<u8>| Ending {
-        device: device("d"),
-        command: command.id,
-        version,
-        state: "succeeded".to_owned(),
-        detail,
-    };
+    let told = |version, detail: Vec<u8>| Ending { device: device("d"), command: command.id, version, detail };
     // Nothing of this is in the directory.
     let mut end = Command { params: Vec::new(), origin: None, result: Some(b"7".to_vec()), ..command.clone() };
     (end.life.state, end.life.version) = (State::Succeeded, 3);
