@@ -321,8 +321,21 @@ async fn peers_that_do_not_answer_show_in_the_probe() {
     let fine = || net.nodes[0].metrics.probe_state(ProbePath::Peer).0;
     until("the first probe is answered", fine).await;
     net.network.leave("n1");
-    tokio::spawn(Arc::clone(&net.nodes[0].router).probe_peers());
-    until("the next is not", || !fine()).await;
+    net.nodes[0].router.probe_each(&device("nobody")).await;
+    assert!(!fine());
+}
+
+#[tokio::test]
+async fn a_peer_that_left_in_good_order_is_not_missed() {
+    let net = Net::of(2).await;
+    let fine = || net.nodes[0].metrics.probe_state(ProbePath::Peer).0;
+    until("the first probe is answered", fine).await;
+    net.network.leave("n1");
+    net.renew(1, NodeState::Dead).await;
+    let directory = net.nodes[0].registrar.directory();
+    assert!(directory.knows(&net.nodes[1].life()), "nobody has told it");
+    net.nodes[0].router.probe_each(&device("nobody")).await;
+    assert!(fine() && !directory.knows(&net.nodes[1].life()));
 }
 
 #[tokio::test]
