@@ -53,6 +53,9 @@ const CLOSING: Duration = Duration::from_secs(12);
 /// How much longer workers whose devices do not close have to hand over what they noted.
 const HANDING_OVER: Duration = Duration::from_secs(60);
 
+/// What is said of a thread that ended by a panic.
+const BROKE: &str = "one of the threads broke, with its devices";
+
 /// Everything a run is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -153,8 +156,6 @@ pub struct Finished {
     pub outcome: Outcome,
     /// Why it ended before its time, where that was not a person's wish.
     pub trouble: Option<Trouble>,
-    /// A worker was lost, with what it knew.
-    pub incomplete: bool,
 }
 
 /// Who drives the devices.
@@ -361,7 +362,10 @@ impl Run {
         }
         let workers = self.drivers.count();
         let incomplete = match self.drivers {
-            Drivers::Here(fleet) => fleet.is_over() && fleet.broke(),
+            Drivers::Here(fleet) => {
+                let broke = fleet.is_over() && fleet.broke();
+                broke.then(|| BROKE.to_owned()).into_iter().collect()
+            }
             Drivers::Crew(crew) => crew.lost(),
         };
         let outcome = Outcome {
@@ -378,9 +382,10 @@ impl Run {
             ledger,
             warnings: self.collector.warnings,
             cut_short,
+            incomplete,
             ..Outcome::default()
         };
-        Finished { outcome, trouble, incomplete }
+        Finished { outcome, trouble }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::run::identity::{Credentials, Identities};
 use crate::run::shard::{Order, Plan};
 use crate::run::target::{self, Target};
 use crate::run::timeline::Timeline;
-use crate::run::{CONNECTING, RunError, SEED};
+use crate::run::{BROKE, CONNECTING, RunError, SEED};
 use crate::telemetry::unix_ms;
 
 /// How long a coordinator that is not there yet is tried for.
@@ -155,7 +155,7 @@ async fn drive(
         wire::write(&mut write, &Frame::Ledger(ledger.to_bytes())).await?;
     }
     if fleet.broke() {
-        wire::write(&mut write, &Frame::Failed("one of its threads broke".to_owned())).await?;
+        wire::write(&mut write, &Frame::Failed(BROKE.to_owned())).await?;
         return Err(io::Error::other("a thread broke"));
     }
     wire::write(&mut write, &Frame::Done).await?;
