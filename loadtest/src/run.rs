@@ -16,6 +16,7 @@ mod slot;
 mod tally;
 mod target;
 mod timeline;
+mod turns;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch as channel};
+use tokio::sync::watch as channel;
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use collector::Trouble;
@@ -44,10 +45,8 @@ use shard::{Order, Plan};
 use tally::Sample;
 use target::Target;
 use timeline::Timeline;
+use turns::Turns;
 
-/// How many devices of a process connect at once: so few that one core finishes their handshakes long before the 10 s that
-/// a gateway gives each. Without a bound 60,000 devices on two cores lost their connections one by one and never came back.
-const CONNECTING: usize = 512;
 /// How long closing may take after everything was waited for.
 const CLOSING: Duration = Duration::from_secs(12);
 /// How much longer workers whose devices do not close have to hand over what they noted.
@@ -422,7 +421,7 @@ async fn start(
         targets,
         sources: settings.sources.clone(),
         identities,
-        turns: Arc::new(Semaphore::new(CONNECTING)),
+        turns: Turns::default(),
         ledger: Arc::clone(ledger),
         noted: settings.kafka.is_some(),
         run,
