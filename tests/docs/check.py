@@ -3,7 +3,6 @@
 import functools
 
 import balancers
-import device
 import links
 import names
 import pages
@@ -21,9 +20,8 @@ PARTS = {
     "settings": lambda program: settings.check(known(program)),
     "balancers": lambda _: balancers.check(),
     "pages": pages.check,
-    "device": device.check,
     "planted": lambda program: planted.check(known(program)),
 }
-NEEDS = {part: ["--bin"] for part in ("names", "settings", "pages", "device", "planted")}
+NEEDS = {part: ["--bin"] for part in ("names", "settings", "pages", "planted")}
 
 parts.main(PARTS, NEEDS, at_once=len(PARTS))
