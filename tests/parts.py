@@ -27,7 +27,7 @@ def main(parts, needs=None, at_once=1):
         jobs = {part: pool.submit(run, parts[part], options.bin) for part in wanted if not lacks[part]}
         for part in wanted:
             if lacks[part]:
-                print(f"left out {part}: it needs {' and '.join(lacks[part])}", flush=True)
+                print(f"left out {part}: it needs {', '.join(lacks[part])}", flush=True)
                 continue
             mistakes, note, took_s = jobs[part].result()
             print(f"{'FAILED' if mistakes else 'ok':<7} {part}: {note} ({took_s:.1f} s)", flush=True)
