@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::courier::Courier;
@@ -74,6 +74,8 @@ pub struct Keeper {
     told_kafka: AtomicBool,
     /// Renew at once.
     hurry: Notify,
+    /// Whose turn it is to renew; none has one after the node has said that it is gone.
+    renewals: Semaphore,
 }
 
 impl Keeper {
@@ -91,6 +93,7 @@ impl Keeper {
             is_cut_off: AtomicBool::new(false),
             told_kafka: AtomicBool::new(false),
             hurry: Notify::new(),
+            renewals: Semaphore::new(1),
         })
     }
 
@@ -154,13 +157,28 @@ impl Keeper {
         }
     }
 
+    /// Has the others take this node for dead now and not when its lease ends, where it left in good order: one of them looks
+    /// whether anything of it is left. To be called last.
+    pub async fn depart(&self) {
+        if !self.parts.registrar.is_settled() || self.parts.receipts.connections() > 0 {
+            return;
+        }
+        let Ok(_turn) = self.renewals.acquire().await else { return };
+        self.renewals.close();
+        let dead = Profile { state: NodeState::Dead, ..self.profile() };
+        if let Err(error) = self.parts.registrar.directory().renew(&dead).await {
+            tracing::debug!(%error, "the others believe that this node lives until its lease ends");
+        }
+    }
+
     async fn keep(self: Arc<Self>) {
-        loop {
+        while let Ok(turn) = self.renewals.acquire().await {
             let pause = match self.renew().await {
                 // Not all nodes at once.
                 Ok(()) => Duration::from_millis(RENEW_EVERY_MS - fastrand::u64(..RENEW_EVERY_MS / 10)),
                 Err(_) => AGAIN_AFTER,
             };
+            drop(turn);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.hurry.notified() => {}

@@ -82,7 +82,7 @@ pub enum NodeState {
     Ready,
     /// It is leaving.
     Draining,
-    /// The others declared it dead and settle its devices.
+    /// It was declared dead, by another or by itself as it left, and the others settle its devices.
     Dead,
     /// They have.
     Gone,
@@ -108,7 +108,8 @@ pub struct Profile {
     pub life: NodeLife,
     /// Where its peers reach it, `host:port`.
     pub address: String,
-    /// What it is doing: starting, ready or draining.
+    /// What it is doing: starting, ready or draining; dead is the last that one says which leaves, for the others to settle at
+    /// once what it may have left behind.
     pub state: NodeState,
     /// Its version.
     pub version: String,

@@ -38,8 +38,6 @@ use crate::telemetry::traces::Tracer;
 
 /// Largest [`Ending::detail`], in bytes: a result as large as a message may be, and what is said around it.
 pub const MAX_DETAIL_BYTES: usize = 128 * 1024;
-/// Longest [`Ending::state`], in bytes.
-pub const MAX_STATE_BYTES: usize = 32;
 /// Calls in flight from here to one peer; further ones wait for a place within their own deadline.
 pub const MAX_IN_FLIGHT: usize = 64;
 /// Calls a node answers at once, whoever they are from; further ones are [`PeerError::Busy`] at once.
@@ -63,8 +61,6 @@ pub struct Ending {
     pub command: CommandId,
     /// The version it has now.
     pub version: u32,
-    /// The state's word, at most [`MAX_STATE_BYTES`] bytes.
-    pub state: String,
     /// The command as the API shows it, JSON, at most [`MAX_DETAIL_BYTES`]. Empty: whoever waits reads it himself.
     pub detail: Vec<u8>,
 }
@@ -73,8 +69,7 @@ impl Ending {
     /// # Errors
     /// [`PeerError::TooLarge`].
     fn check(&self) -> Result<(), PeerError> {
-        let fits = self.detail.len() <= MAX_DETAIL_BYTES && self.state.len() <= MAX_STATE_BYTES;
-        if fits { Ok(()) } else { Err(PeerError::TooLarge) }
+        if self.detail.len() <= MAX_DETAIL_BYTES { Ok(()) } else { Err(PeerError::TooLarge) }
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use crate::eventlog::{Deliveries, Outcome, Ticket};
+use crate::eventlog::{Deliveries, EventLog, Outcome, Record, Ticket};
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, WINDOW};
 use crate::sync::lock;
@@ -310,8 +310,19 @@ impl Deliveries for Receipts {
 }
 
 impl Seat {
+    /// Appends a record under this number where the budgets and the log have room for it. `false`: they have not, and nothing
+    /// of it is outstanding.
+    pub fn append(&self, index: u32, record: &Record<'_>, log: &dyn EventLog) -> bool {
+        let Some(ticket) = self.ticket(index, record.value.len()) else { return false };
+        let taken = log.append(record, ticket).is_ok();
+        if !taken {
+            self.give_back(record.value.len());
+        }
+        taken
+    }
+
     /// Reserves `bytes` of the budgets for the record with number `index` and names it. `None`: a budget is used up.
-    pub fn ticket(&self, index: u32, bytes: usize) -> Option<Ticket> {
+    fn ticket(&self, index: u32, bytes: usize) -> Option<Ticket> {
         if !self.tenant.reserve(bytes) {
             return None;
         }
@@ -324,7 +335,7 @@ impl Seat {
     }
 
     /// Takes back a ticket the log did not want.
-    pub fn give_back(&self, bytes: usize) {
+    fn give_back(&self, bytes: usize) {
         self.mailbox.not_appended();
         self.tenant.release(bytes);
         self.receipts.node.release(bytes);

@@ -252,13 +252,8 @@ impl Router {
         let (router, to) = (Arc::clone(self), origin.clone());
         // A large one is read by whoever waits for it, and mostly nobody does.
         let detail = if event.len() <= TOLD_BYTES { event.to_vec() } else { Vec::new() };
-        let ending = Ending {
-            device: command.device.clone(),
-            command: command.id,
-            version: command.life.version,
-            state: command.life.state.as_str().to_owned(),
-            detail,
-        };
+        let ending =
+            Ending { device: command.device.clone(), command: command.id, version: command.life.version, detail };
         // Left undone, or lost: who waits there looks every second.
         let told = async move {
             // Unknown to this node: gone, or so new that the membership has to be read.

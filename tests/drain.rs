@@ -69,6 +69,7 @@ fn a_node_that_leaves_under_load_hands_its_devices_over_at_its_pace_and_nothing_
     let began = Instant::now();
     assert_eq!(a.sigterm_and_wait(PATIENCE), Some(0));
     eprintln!("drained {DEVICES} devices at {RATE}/s within {:?}", began.elapsed());
+    assert_said_goodbye(&redis, &a);
     fleet.wait_each_acked(Instant::now(), PATIENCE);
     fleet.rest();
     fleet.wait_settled(PATIENCE);
@@ -101,6 +102,13 @@ fn assert_nothing_held_by(redis: &Redis, gone: &Gateway) {
     for key in held.lines().filter(|key| key.contains(&gone.name())) {
         assert_eq!(redis.cli(&["ZCARD", key]), "0", "{key}");
     }
+}
+
+/// The others do not take a node that ended for alive until its lease is over.
+fn assert_said_goodbye(redis: &Redis, gone: &Gateway) {
+    let members = redis.cli(&["ZRANGE", "{tg}:nodes", "0", "-1"]);
+    let its = members.lines().find(|member| member.starts_with(&format!("{},", gone.name()))).unwrap();
+    assert!(its.contains(",dead,") || its.contains(",gone,"), "{its}");
 }
 
 /// O6: presence folded as readers do says that every device is online.

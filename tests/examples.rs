@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[test]
 fn an_articles_python_client_is_stored_without_a_token_and_after_a_restart() {
     let mut node = DevNode::start();
-    let mut client = python("level0.py", &[&node.url(), "40", "0.1"]);
+    let mut client = python("python/level0.py", &[&node.url(), "40", "0.1"]);
     through_a_restart(&mut node, &client);
     let status = client.process.wait(PATIENCE);
     assert!(status.success(), "{status}");
@@ -50,7 +50,8 @@ fn the_python_client_of_level_2_loses_nothing_through_a_drain_and_a_crash() {
     let token = gateway.token("py-2", "acme", &["device"]);
     let ca = gateway.ca_file();
     let arguments = ["--url", &gateway.url(), "--token", &token, "--ca", ca.to_str().unwrap()];
-    let mut client = python("level2.py", &[&arguments[..], &["--count", "100", "--every", "0.1"]].concat());
+    // It measures on while there is no gateway: there has to be something left for the third connection.
+    let mut client = python("device.py", &[&arguments[..], &["--count", "100", "--every", "0.2"]].concat());
     wait_until("the first ack", PATIENCE, || client.process.log().contains("acked"));
     assert_eq!(gateway.sigterm_and_wait(Duration::from_secs(30)), Some(0), "a drain ends with 0");
     gateway.start_again();
@@ -58,6 +59,11 @@ fn the_python_client_of_level_2_loses_nothing_through_a_drain_and_a_crash() {
     gateway.crash_and_restart();
     let status = client.process.wait(PATIENCE);
     assert!(status.success(), "{status}");
+    let log = client.process.log();
+    assert!(log.contains("goaway: restart") && log.contains("done: all 100 acked"), "{log}");
+    assert!(log.matches("welcome").count() >= 3, "{log}");
+    let acks: Vec<u64> = log.lines().filter_map(|line| line.strip_prefix("acked ")?.parse().ok()).collect();
+    assert!(acks.is_sorted(), "{acks:?}");
     assert_complete(&gateway.records("telemetry"), "acme/py-2", 100);
 }
 
@@ -176,7 +182,7 @@ impl Client {
 fn python(script: &'static str, arguments: &[&str]) -> Client {
     let mut command = Command::new(needed("TIDEGATE_TEST_PYTHON"));
     // Nothing is left in the checkout.
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(example(&format!("python/{script}"))).args(arguments);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(example(script)).args(arguments);
     Client::start(script, &mut command)
 }
 

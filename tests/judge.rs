@@ -9,10 +9,10 @@
 mod checker;
 #[path = "support/history.rs"]
 mod history;
-#[path = "support/pass_on.rs"]
-mod pass_on;
 #[path = "judge/planted.rs"]
 mod planted;
+#[path = "support/spoilt.rs"]
+mod spoilt;
 #[path = "judge/twins.rs"]
 mod twins;
 

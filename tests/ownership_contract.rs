@@ -6,8 +6,8 @@
 
 #[path = "ownership_contract/histories.rs"]
 mod histories;
-#[path = "support/pass_on.rs"]
-mod pass_on;
+#[path = "support/spoilt.rs"]
+mod spoilt;
 #[path = "ownership_contract/suite.rs"]
 mod suite;
 #[path = "support/support.rs"]
@@ -17,6 +17,7 @@ mod twins;
 
 use std::time::Duration;
 
+use spoilt::Bug;
 use support::redis::{Cluster, Redis, Sentinels};
 use tidegate::ownership::{Fence, OwnershipError, Reasserted};
 use tidegate::store::{Mode, RedisConfig};
@@ -150,12 +151,9 @@ async fn histories_on_one_redis_keep_epochs_growing_and_rows_whole() {
 
 #[tokio::test]
 async fn the_checker_names_planted_bugs() {
-    for (bug, invariant) in [
-        (twins::Bug::ReleaseByNode, "O2"),
-        (twins::Bug::ReleaseUnfenced, "O2"),
-        (twins::Bug::NoFloor, "O1"),
-        (twins::Bug::BuriedComesBack, "O3"),
-    ] {
+    for (bug, invariant) in
+        [(Bug::ReleaseByNode, "O2"), (Bug::ReleaseUnfenced, "O2"), (Bug::NoFloor, "O1"), (Bug::BuriedComesBack, "O3")]
+    {
         let mut found = 0;
         for seed in histories::seeds(400) {
             if let Err(broken) = histories::run(&MemoryTwin::with(bug), seed, histories::STEPS).await {

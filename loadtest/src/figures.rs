@@ -367,6 +367,9 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// True where it was cut short by a signal.
     pub cut_short: bool,
+    /// Why this is not the whole run, such as that a worker was lost with what it knew: it did not pass, whatever thresholds
+    /// say of the rest.
+    pub incomplete: Vec<String>,
 }
 
 /// A threshold after the run.

@@ -1,7 +1,7 @@
 //! Whether a run passed, and why, in a sentence that a reader needs no other for.
 //!
-//! A run passes where every threshold holds, the ledger, if it was asked, was read to its end and is clean, and at least one
-//! device got through. What the ledger finds fails a run also where no threshold asks for it: an ack that was no promise is
+//! A run passes where it is whole, every threshold holds, the ledger, if it was asked, was read to its end and is clean, and at
+//! least one device got through. What the ledger finds fails a run also where no threshold asks for it: an ack that was no promise is
 //! never all right.
 
 use crate::figures::{Count, Finding, Outcome, Verdict};
@@ -62,6 +62,10 @@ impl Judgement {
 /// Why a run failed; none where it passed.
 fn reasons(outcome: &Outcome) -> Vec<String> {
     let mut reasons = Vec::new();
+    if let [first, others @ ..] = outcome.incomplete.as_slice() {
+        let more = if others.is_empty() { String::new() } else { format!(" (and {} more like that)", others.len()) };
+        reasons.push(format!("{first}{more}"));
+    }
     if outcome.figures.counted(Count::Connects) == 0 {
         reasons.push("no device got a connection".to_owned());
     }
@@ -172,6 +176,17 @@ mod tests {
         let wanted = "2 of 3 thresholds were breached: p99(ack) < 250ms came to 312 ms, p99(command) < 1s had \
                       nothing to be judged by; the ledger found 3 lost.";
         assert_eq!(judgement.sentence, wanted);
+    }
+
+    #[test]
+    fn a_run_of_which_a_part_is_lost_did_not_pass_whatever_the_rest_says() {
+        let mut outcome = outcome();
+        outcome.thresholds = vec![judged("refused == 0", Some(0.0), true)];
+        outcome.incomplete = vec!["the worker at 10.0.0.7:4 was lost".to_owned()];
+        let wanted = |sentence: &str| Judgement { passed: false, sentence: sentence.to_owned() };
+        assert_eq!(Judgement::of(&outcome), wanted("The worker at 10.0.0.7:4 was lost."));
+        outcome.incomplete.push("the worker at 10.0.0.8:4 was lost".to_owned());
+        assert_eq!(Judgement::of(&outcome), wanted("The worker at 10.0.0.7:4 was lost (and 1 more like that)."));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod slot;
 mod tally;
 mod target;
 mod timeline;
+mod turns;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch as channel};
+use tokio::sync::watch as channel;
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use collector::Trouble;
@@ -44,14 +45,15 @@ use shard::{Order, Plan};
 use tally::Sample;
 use target::Target;
 use timeline::Timeline;
+use turns::Turns;
 
-/// How many devices of a process connect at once: so few that one core finishes their handshakes long before the 10 s that
-/// a gateway gives each. Without a bound 60,000 devices on two cores lost their connections one by one and never came back.
-const CONNECTING: usize = 512;
 /// How long closing may take after everything was waited for.
 const CLOSING: Duration = Duration::from_secs(12);
 /// How much longer workers whose devices do not close have to hand over what they noted.
 const HANDING_OVER: Duration = Duration::from_secs(60);
+
+/// What is said of a thread that ended by a panic.
+const BROKE: &str = "one of the threads broke, with its devices";
 
 /// Everything a run is told.
 #[derive(Debug, Clone)]
@@ -153,8 +155,6 @@ pub struct Finished {
     pub outcome: Outcome,
     /// Why it ended before its time, where that was not a person's wish.
     pub trouble: Option<Trouble>,
-    /// A worker was lost, with what it knew.
-    pub incomplete: bool,
 }
 
 /// Who drives the devices.
@@ -361,7 +361,10 @@ impl Run {
         }
         let workers = self.drivers.count();
         let incomplete = match self.drivers {
-            Drivers::Here(fleet) => fleet.is_over() && fleet.broke(),
+            Drivers::Here(fleet) => {
+                let broke = fleet.is_over() && fleet.broke();
+                broke.then(|| BROKE.to_owned()).into_iter().collect()
+            }
             Drivers::Crew(crew) => crew.lost(),
         };
         let outcome = Outcome {
@@ -378,9 +381,10 @@ impl Run {
             ledger,
             warnings: self.collector.warnings,
             cut_short,
+            incomplete,
             ..Outcome::default()
         };
-        Finished { outcome, trouble, incomplete }
+        Finished { outcome, trouble }
     }
 }
 
@@ -417,7 +421,7 @@ async fn start(
         targets,
         sources: settings.sources.clone(),
         identities,
-        turns: Arc::new(Semaphore::new(CONNECTING)),
+        turns: Turns::default(),
         ledger: Arc::clone(ledger),
         noted: settings.kafka.is_some(),
         run,

@@ -39,7 +39,7 @@ pub enum WriteError {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields, title = "Summary of a load test run")]
 pub struct Summary {
-    /// Whether every threshold held, the ledger (if asked) is complete and clean, and a device got through.
+    /// Whether this is the whole run, every threshold held, the ledger (if asked) is complete and clean, and a device got through.
     passed: bool,
     /// Why, in words.
     verdict: String,
@@ -63,6 +63,8 @@ pub struct Summary {
     workers: u64,
     /// Whether a signal or a key ended it early.
     cut_short: bool,
+    /// Why this is not the whole run, such as that a worker was lost with what it knew; empty where it is.
+    incomplete: Vec<String>,
     /// Totals over the run.
     counts: BTreeMap<&'static str, u64>,
     /// The same, a second of the run.
@@ -173,6 +175,7 @@ impl Summary {
             devices: outcome.devices,
             workers: outcome.workers,
             cut_short: outcome.cut_short,
+            incomplete: outcome.incomplete.clone(),
             counts: Count::ALL.iter().map(|count| (count.name(), figures.counted(*count))).collect(),
             rates_per_s: Count::ALL.iter().map(|count| (count.name(), rate(*count))).collect(),
             timings_ms: Timing::ALL.iter().map(|timing| (timing.name(), Latency::of(figures, *timing))).collect(),

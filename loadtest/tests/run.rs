@@ -139,8 +139,17 @@ fn a_worker_that_dies_is_named_and_the_rest_reported() {
     let done = coordinator.end(LONG);
     assert_eq!(done.code, Some(1), "{done}");
     let summary = done.summary();
-    let warnings = summary["warnings"].to_string();
-    assert!(warnings.contains(&format!("process {}", first.pid())) && warnings.contains("lost"), "{warnings}");
+    let its_end = format!("(process {}) was lost", first.pid());
+    assert!(summary["warnings"].to_string().contains(&its_end), "{summary}");
+    // All thresholds hold: it did not pass all the same, and says so wherever one looks.
+    assert_eq!((&summary["passed"], &summary["thresholds"][0]["holds"]), (&false.into(), &true.into()), "{summary}");
+    assert!(summary["incomplete"][0].as_str().is_some_and(|why| why.contains(&its_end)), "{summary}");
+    assert!(summary["verdict"].as_str().is_some_and(|why| why.contains(&its_end)), "{summary}");
+    let report = std::fs::read_to_string(done.out.path().join("report.html")).unwrap();
+    let last = done.stdout.lines().last().unwrap_or_default();
+    for (shown, word) in [(report.as_str(), "<strong>FAILED</strong>"), (last, "FAILED  ")] {
+        assert!(shown.contains(word) && shown.contains(&its_end), "{done}");
+    }
     assert!(count(&summary, "acked") > 20, "{summary}");
     assert_eq!(second.end(LONG).code, Some(0));
 }
@@ -172,7 +181,10 @@ fn a_target_that_dies_ends_the_run_with_69_and_a_report() {
     let done = running.end(LONG);
     assert_eq!(done.code, Some(69), "{done}");
     assert!(done.stderr.contains("the target is gone"), "{done}");
-    assert!(done.summary()["warnings"].to_string().contains("ended early"), "{done}");
+    let summary = done.summary();
+    assert!(summary["warnings"].to_string().contains("ended early"), "{done}");
+    assert_eq!(summary["passed"], false, "{done}");
+    assert!(summary["verdict"].as_str().is_some_and(|why| why.contains("ended early")), "{done}");
 }
 
 #[test]

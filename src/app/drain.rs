@@ -89,6 +89,7 @@ pub(super) async fn leave(
         node.metrics.shutdown_unacked.inc_by(left as u64);
         tracing::warn!(left, "left with records that Kafka has not stored: their devices send them again");
     }
+    keeper.depart().await;
     tracing::info!("left");
 }
 

@@ -11,7 +11,7 @@ use super::pump::{Desk, Held, Pump};
 use super::spans;
 use super::witness::{self, End};
 use crate::auth::AuthError;
-use crate::eventlog::{AppendError, Kind, Record, Topic};
+use crate::eventlog::{Kind, Record, Topic};
 use crate::protocol::close::CloseReason;
 use crate::protocol::message::{DeviceMessage, GatewayMessage, Report, ReportKind};
 use crate::protocol::{CodecLimits, read_frame};
@@ -237,7 +237,6 @@ impl<S: Transport> Pump<S> {
             }
         }
         let number = self.session.window().next();
-        let Some(ticket) = self.place.seat.ticket(number, bytes) else { return Err(0) };
         let brought = report.traceparent.as_deref().filter(|_| self.node.trust_traceparent);
         let record = Record {
             topic: match report.kind {
@@ -257,16 +256,11 @@ impl<S: Transport> Pump<S> {
                 .or(brought.filter(|text| TraceContext::parse(text).is_some())),
             value: &report.json,
         };
-        match self.node.log.append(&record, ticket) {
-            Ok(()) => {
-                self.session.taken(report.seq, bytes, &self.node.limits, desk.now);
-                Ok(number)
-            }
-            Err(AppendError::Full | AppendError::Closed) => {
-                self.place.seat.give_back(bytes);
-                Err(0)
-            }
+        if !self.place.seat.append(number, &record, &*self.node.log) {
+            return Err(0);
         }
+        self.session.taken(report.seq, bytes, &self.node.limits, desk.now);
+        Ok(number)
     }
 
     /// Does what the session asks for, but for appending.

@@ -48,10 +48,6 @@ impl Keeper {
         for (number, place) in (0..).zip(under_way.iter_mut()).filter(|(_, place)| place.is_none()) {
             let Some(event) = book.take() else { return true };
             let value = event.json();
-            let Some(ticket) = seat.ticket(number, value.len()) else {
-                book.put_back(event);
-                return false;
-            };
             let record = Record {
                 topic: Topic::Status,
                 kind: if event.online { Kind::Online } else { Kind::Offline },
@@ -64,8 +60,7 @@ impl Keeper {
                 traceparent: None,
                 value: &value,
             };
-            if self.parts.log.append(&record, ticket).is_err() {
-                seat.give_back(value.len());
+            if !seat.append(number, &record, &*self.parts.log) {
                 book.put_back(event);
                 return false;
             }

@@ -11,7 +11,7 @@ use super::{Claim, Claimed, Member, NodeLife, OwnershipError, Profile, Renewed, 
 use crate::id::{DeviceKey, Epoch};
 use crate::sync::lock;
 
-/// A row of an unknown node makes the membership be read again, no more often than this.
+/// A row of an unknown node, and a peer that does not answer, make the membership be read again, no more often than this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a device is.
@@ -33,7 +33,7 @@ struct Seen {
 pub struct Directory {
     ownership: SharedOwnership,
     seen: Mutex<Seen>,
-    /// When the membership was last read for the sake of a row.
+    /// When the membership was last read beside the renewals.
     refreshed: Mutex<Option<Instant>>,
     highest: AtomicU64,
     tidings: watch::Sender<()>,
@@ -78,6 +78,18 @@ impl Directory {
     /// Whether this life's lease runs, as far as is known here.
     pub fn knows(&self, life: &NodeLife) -> bool {
         self.known(life).is_some()
+    }
+
+    /// Reads the membership anew, where that was not done just now.
+    ///
+    /// # Errors
+    /// [`OwnershipError`]: it cannot be read.
+    pub async fn refresh(&self) -> Result<(), OwnershipError> {
+        if self.may_refresh() {
+            let view = self.ownership.view().await?;
+            self.hear(&view);
+        }
+        Ok(())
     }
 
     /// The highest epoch heard of: what a claim is above, beside what this node holds.
@@ -144,11 +156,7 @@ impl Directory {
         if let Some(member) = self.known(life) {
             return Ok(Some(member));
         }
-        if !self.may_refresh() {
-            return Ok(None);
-        }
-        let view = self.ownership.view().await?;
-        self.hear(&view);
+        self.refresh().await?;
         Ok(self.known(life))
     }
 

@@ -262,7 +262,8 @@ impl Line {
         state.failures = state.failures.saturating_add(1);
         state.retry_at = Some(Instant::now() + self.shared.times.rest(state.failures));
         if state.failures == 1 {
-            tracing::warn!(peer = self.address, why, "a peer cannot be reached");
+            // Whoever calls knows whether it should be there, and says so.
+            tracing::debug!(peer = self.address, why, "a peer cannot be reached");
         }
         state.why = why;
     }

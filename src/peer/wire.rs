@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::{Ending, MAX_STATE_BYTES, Traced};
+use super::{Ending, Traced};
 use crate::id::{CommandId, DeviceKey, Epoch, IdError, Incarnation, NodeName};
 use crate::ownership::NodeLife;
 
@@ -52,8 +52,6 @@ pub(super) struct EndingCall {
     pub(super) command: String,
     #[prost(uint32, tag = "5")]
     pub(super) version: u32,
-    #[prost(string, tag = "6")]
-    pub(super) state: String,
     #[prost(bytes = "vec", tag = "7")]
     pub(super) detail: Vec<u8>,
 }
@@ -153,20 +151,15 @@ impl EndingCall {
             device: ending.device.device().to_owned(),
             command: ending.command.to_string(),
             version: ending.version,
-            state: ending.state.clone(),
             detail: ending.detail.clone(),
         }
     }
 
     pub(super) fn read(self) -> Result<Ending, Status> {
-        if self.state.len() > MAX_STATE_BYTES {
-            return Err(Status::invalid_argument(format!("a state has at most {MAX_STATE_BYTES} bytes")));
-        }
         Ok(Ending {
             device: DeviceKey::new(&self.tenant, &self.device).map_err(malformed)?,
             command: CommandId::parse(&self.command).map_err(malformed)?,
             version: self.version,
-            state: self.state,
             detail: self.detail,
         })
     }
@@ -242,10 +235,9 @@ mod tests {
             device: "d".into(),
             command: "c".into(),
             version: 3,
-            state: "failed".into(),
             detail: b"{}".to_vec(),
         };
-        let rest = r#"tenant:"t",device:"d",command:"c",version:3,state:"failed",detail:"{}""#;
+        let rest = r#"tenant:"t",device:"d",command:"c",version:3,detail:"{}""#;
         assert_eq!(by_proto("Ending", &ending), format!("{life},{rest}"));
         assert_eq!(by_proto("SweepCall", &SweepCall { to: to.clone() }), life);
         let trace = TraceCall { to, tenant: "t".into(), device: "d".into(), epoch: 7, for_s: 60 };
@@ -253,6 +245,13 @@ mod tests {
         let answer = TraceAnswer { done: true, known: Some(0), full: true };
         assert_eq!(by_proto("TraceAnswer", &answer), "done:true,known:0,full:true");
         assert_eq!(by_proto("Done", &Done {}), "");
+    }
+
+    #[test]
+    fn the_word_of_a_state_as_earlier_versions_send_it_is_passed_over() {
+        let ending = EndingCall { command: "c".into(), version: 3, detail: b"{}".to_vec(), ..EndingCall::default() };
+        let older = [ending.encode_to_vec(), b"\x32\x06failed".to_vec()].concat();
+        assert_eq!(EndingCall::decode(older.as_slice()).unwrap(), ending);
     }
 
     #[test]

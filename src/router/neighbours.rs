@@ -121,22 +121,27 @@ impl Router {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            self.meet();
-            let (view, me) = (self.parts.registrar.directory().view(), self.parts.registrar.life());
-            let all = peers(&view, &me);
-            let answers = all.iter().map(|peer| self.parts.peers.ring(&peer.life, &nobody, Epoch(0)));
-            let answers = join_all(answers).await;
-            let mut fine = true;
-            for (peer, answer) in all.iter().zip(answers) {
-                if let Err(error) = answer
-                    && !matches!(error, PeerError::NotHere { .. })
-                {
-                    fine = false;
-                    tracing::warn!(peer = %peer.life, address = peer.address, %error, "a peer does not answer");
-                }
-            }
-            self.parts.metrics.probed(ProbePath::Peer, fine);
+            self.probe_each(&nobody).await;
         }
+    }
+
+    /// Asks every peer once for a device.
+    pub(super) async fn probe_each(&self, device: &DeviceKey) {
+        self.meet();
+        let directory = self.parts.registrar.directory();
+        let all = peers(&directory.view(), &self.parts.registrar.life());
+        let answers = join_all(all.iter().map(|peer| self.parts.peers.ring(&peer.life, device, Epoch(0)))).await;
+        let failed = |answer: Result<(), PeerError>| answer.err().filter(|e| !matches!(e, PeerError::NotHere { .. }));
+        let mut silent: Vec<(&Peer, PeerError)> =
+            all.iter().zip(answers).filter_map(|(peer, answer)| Some((peer, failed(answer)?))).collect();
+        // One that has left meanwhile is not missed.
+        if !silent.is_empty() && directory.refresh().await.is_ok() {
+            silent.retain(|(peer, _)| directory.knows(&peer.life));
+        }
+        for (peer, error) in &silent {
+            tracing::warn!(peer = %peer.life, address = peer.address, %error, "a peer does not answer");
+        }
+        self.parts.metrics.probed(ProbePath::Peer, silent.is_empty());
     }
 
     /// Closes a device's connection here if it is older than this epoch. The one that waits for its own claim stays: if

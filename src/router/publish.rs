@@ -179,8 +179,6 @@ impl Desk {
     fn append_some(&mut self, log: &dyn EventLog, seat: &Seat, boot: &Boot) -> bool {
         for (number, place) in (0..).zip(self.under_way.iter_mut()).filter(|(_, place)| place.is_none()) {
             let Some(next) = self.waiting.front() else { return true };
-            let bytes = next.event.value.len();
-            let Some(ticket) = seat.ticket(number, bytes) else { return false };
             let trace = next.trace.map(TraceContext::text);
             let record = Record {
                 topic: Topic::CommandEvents,
@@ -194,11 +192,10 @@ impl Desk {
                 traceparent: trace.as_ref().map(TraceText::as_str),
                 value: &next.event.value,
             };
-            if log.append(&record, ticket).is_err() {
-                seat.give_back(bytes);
+            if !seat.append(number, &record, log) {
                 return false;
             }
-            self.bytes -= bytes;
+            self.bytes -= next.event.value.len();
             *place = self.waiting.pop_front();
         }
         true

@@ -129,13 +129,7 @@ async fn who_waits_believes_what_it_is_told_in_whole_and_reads_what_it_is_not() 
         let (watch, known) = (router.watch(&device("d"), command.id), command.clone());
         tokio::spawn(watch.end(known, soon()))
     };
-    let told = |version, detail: Vec<u8>| Ending {
-        device: device("d"),
-        command: command.id,
-        version,
-        state: "succeeded".to_owned(),
-        detail,
-    };
+    let told = |version, detail: Vec<u8>| Ending { device: device("d"), command: command.id, version, detail };
     // Nothing of this is in the directory.
     let mut end = Command { params: Vec::new(), origin: None, result: Some(b"7".to_vec()), ..command.clone() };
     (end.life.state, end.life.version) = (State::Succeeded, 3);
@@ -327,8 +321,21 @@ async fn peers_that_do_not_answer_show_in_the_probe() {
     let fine = || net.nodes[0].metrics.probe_state(ProbePath::Peer).0;
     until("the first probe is answered", fine).await;
     net.network.leave("n1");
-    tokio::spawn(Arc::clone(&net.nodes[0].router).probe_peers());
-    until("the next is not", || !fine()).await;
+    net.nodes[0].router.probe_each(&device("nobody")).await;
+    assert!(!fine());
+}
+
+#[tokio::test]
+async fn a_peer_that_left_in_good_order_is_not_missed() {
+    let net = Net::of(2).await;
+    let fine = || net.nodes[0].metrics.probe_state(ProbePath::Peer).0;
+    until("the first probe is answered", fine).await;
+    net.network.leave("n1");
+    net.renew(1, NodeState::Dead).await;
+    let directory = net.nodes[0].registrar.directory();
+    assert!(directory.knows(&net.nodes[1].life()), "nobody has told it");
+    net.nodes[0].router.probe_each(&device("nobody")).await;
+    assert!(fine() && !directory.knows(&net.nodes[1].life()));
 }
 
 #[tokio::test]

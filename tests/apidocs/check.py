@@ -1,15 +1,12 @@
-"""The parts of `tests/apidocs/run`, each of which says what is wrong. Two run at a time."""
+"""The parts of `tests/apidocs/run`. Two run at a time."""
 
-import argparse
-import concurrent.futures
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import pages
+import parts
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -74,48 +71,14 @@ def traffic(program):
         return lines_of("node", HERE / "judge.js", "traffic", file)
 
 
-ALONE = {"asyncapi": asyncapi, "openapi": openapi, "golden": golden, "pages": lambda _: pages.check()}
-WITH_PROGRAM = {"generated": generated, "traffic": traffic}
-SERVICES = ["TIDEGATE_TEST_KAFKA", "TIDEGATE_TEST_REDIS"]
+PARTS = {
+    "asyncapi": asyncapi,
+    "openapi": openapi,
+    "golden": golden,
+    "pages": lambda _: pages.check(),
+    "generated": generated,
+    "traffic": traffic,
+}
+NEEDS = {"generated": ["--bin"], "traffic": ["--bin", "TIDEGATE_TEST_KAFKA", "TIDEGATE_TEST_REDIS"]}
 
-
-def left_out(part, options):
-    """Why a part cannot be run; nothing where it can."""
-    if part in WITH_PROGRAM and not options.bin:
-        return "it needs --bin"
-    lacks = [name for name in SERVICES if part == "traffic" and not os.environ.get(name)]
-    return f"it needs {' and '.join(lacks)}" if lacks else None
-
-
-def timed(check, program):
-    begun = time.monotonic()
-    found, said = check(program)
-    return found, f"{said} ({time.monotonic() - begun:.1f} s)"
-
-
-def main():
-    parts = ALONE | WITH_PROGRAM
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", help="the gateway")
-    parser.add_argument("part", nargs="*", help=" ".join(parts))
-    options = parser.parse_args()
-    wanted = options.part or list(parts)
-    if unknown := [part for part in wanted if part not in parts]:
-        parser.error(f"there is no part {unknown[0]}")
-    without = {part: why for part in wanted if (why := left_out(part, options))}
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        jobs = {part: pool.submit(timed, parts[part], options.bin) for part in wanted if part not in without}
-    failed = False
-    for part, job in jobs.items():
-        found, said = job.result()
-        failed |= bool(found)
-        print(f"{part}: {f'{len(found)} mistakes' if found else said}")
-        for mistake in found:
-            print(f"  {mistake}")
-    for part, why in without.items():
-        print(f"{part}: left out, as {why}")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+parts.main(PARTS, NEEDS, at_once=2)

@@ -23,12 +23,12 @@ def free_port():
 
 
 @contextlib.contextmanager
-def gateway(program, listen="127.0.0.1:0"):
-    """A `tidegate dev`: its process, and what it says of itself."""
-    command = [program, "dev", "--listen", listen, "--json"]
+def gateway(program):
+    """A `tidegate dev`, by what it says of itself."""
+    command = [program, "dev", "--listen", "127.0.0.1:0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            yield process, json.loads(process.stdout.readline())
+            yield json.loads(process.stdout.readline())
         finally:
             process.kill()
 
@@ -113,7 +113,7 @@ def mistakes(page, program, told):
 
 
 def one(page, program):
-    with gateway(program) as (_, told):
+    with gateway(program) as told:
         return list(mistakes(page, program, told))
 
 

@@ -1,17 +1,15 @@
-"""The parts of `tests/helm/run`, each of which says what is wrong and goes on to the next."""
+"""The parts of `tests/helm/run`."""
 
-import argparse
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import yaml
 
 import image
 import kept
 import objects
+import parts
 import together
 import tryout
 import unit
@@ -71,32 +69,11 @@ PARTS = {
     "image": image.check,
     "together": together.check,
 }
-NEED_BINARY = ("config", "tryout", "image", "together")
+NEEDS = {
+    "config": ["--bin"],
+    "tryout": ["--bin"],
+    "image": ["--bin"],
+    "together": ["--bin", "TIDEGATE_KAFKA_LIBS"],
+}
 
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", default=os.environ.get("TIDEGATE_BIN"))
-    parser.add_argument("parts", nargs="*", metavar="PART")
-    args = parser.parse_args()
-    unknown = [part for part in args.parts if part not in PARTS]
-    if unknown:
-        sys.exit(f"no part called {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    failed = False
-    for part in args.parts or PARTS:
-        if part in NEED_BINARY and not args.bin:
-            print(f"left out {part}: it needs --bin TIDEGATE")
-            continue
-        if part == "together" and not os.environ.get("TIDEGATE_KAFKA_LIBS"):
-            print("left out together: it needs a Redis and Kafka's jars, which tests/run has: `tests/run --test helm`")
-            continue
-        begun = time.monotonic()
-        mistakes, what = PARTS[part](args.bin)
-        print(f"{'FAILED ' if mistakes else 'ok     '} {part}: {what} ({time.monotonic() - begun:.1f} s)")
-        for mistake in mistakes:
-            print("  " + mistake.replace("\n", "\n    "))
-        failed = failed or bool(mistakes)
-    sys.exit(1 if failed else 0)
-
-
-main()
+parts.main(PARTS, NEEDS)

@@ -1,4 +1,4 @@
-//! A directory and a keeper of commands that do one thing wrong: wrappers around the twins in memory.
+//! What can be planted in the twins in memory, and a keeper of commands that does one thing wrong: a wrapper around its twin.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -9,12 +9,8 @@ use tidegate::commands::{
     State, Submission, Submitted, Swept,
 };
 use tidegate::id::{CommandId, DeviceKey, Epoch};
-use tidegate::ownership::{
-    Claim, Claimed, Fence, Held, Inspection, Last, Listed, NodeLife, Ownership, OwnershipFuture, Page, Past, Profile,
-    Reasserted, Renewed, Row, Stretch, View,
-};
 
-use super::pass_on::pass_on;
+use super::spoilt::Bug;
 
 /// What is done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,40 +27,20 @@ pub enum Plant {
     OfflineWhatever,
 }
 
+impl Plant {
+    /// The directory's part in it.
+    pub fn of_directory(self) -> Option<Bug> {
+        match self {
+            Self::ReleaseWhatever => Some(Bug::ReleaseUnfenced),
+            Self::ReleaseByNode => Some(Bug::ReleaseByNode),
+            Self::EndTwice | Self::SendWhatever | Self::OfflineWhatever => None,
+        }
+    }
+}
+
 /// What is there already.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the twins in memory never wait")
-}
-
-/// A directory that may release wrongly.
-pub struct PlantedOwnership<O> {
-    pub inner: Arc<O>,
-    pub plant: Option<Plant>,
-}
-
-impl<O: Ownership> Ownership for PlantedOwnership<O> {
-    pass_on!(inner: renew view claim row past list reassert inspect primary_of bury settle);
-
-    fn release<'a>(
-        &'a self,
-        life: &'a NodeLife,
-        device: &'a DeviceKey,
-        fence: Fence,
-        last: Option<&'a Last>,
-    ) -> OwnershipFuture<'a, bool> {
-        let wrongly = |row: &Row| match self.plant {
-            Some(Plant::ReleaseWhatever) => true,
-            Some(Plant::ReleaseByNode) => row.owner.node == life.node,
-            _ => false,
-        };
-        match now(self.inner.row(device)) {
-            Ok(Some(row)) if wrongly(&row) => {
-                let removed = now(self.inner.release(&row.owner, device, Fence::Epoch(row.epoch), last));
-                Box::pin(ready(removed))
-            }
-            _ => self.inner.release(life, device, fence, last),
-        }
-    }
 }
 
 /// The epoch of a device's row, where there is one.

@@ -15,7 +15,8 @@ use tidegate::ownership::{Claim, Fence, Held, NodeLife, Ownership, Reasserted};
 use tidegate::protocol::message::CommandStatus;
 
 use super::history::{Entry, Event, Fault, History, Micros, SECOND, Step};
-use super::planted::{Plant, PlantedCommands, PlantedOwnership, now, status};
+use super::planted::{Plant, PlantedCommands, now, status};
+use super::spoilt::Spoilt;
 
 const START: Micros = 1_748_522_700_000_000;
 const STEPS: usize = 150;
@@ -41,7 +42,7 @@ struct World {
     rng: Rng,
     plant: Option<Plant>,
     time: Arc<AtomicU64>,
-    ownership: Arc<PlantedOwnership<MemoryOwnership>>,
+    ownership: Arc<Spoilt>,
     commands: Twin,
     entries: Vec<Entry>,
     lives: Vec<NodeLife>,
@@ -101,7 +102,7 @@ impl World {
             rng: Rng::with_seed(seed),
             plant,
             commands: commands(&time, &memory, plant),
-            ownership: Arc::new(PlantedOwnership { inner: memory, plant }),
+            ownership: Arc::new(Spoilt { inner: memory, bug: plant.and_then(Plant::of_directory) }),
             time,
             entries: Vec::new(),
             lives: vec![life("gw-a"), life("gw-b"), life("gw-c")],

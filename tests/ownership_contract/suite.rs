@@ -25,6 +25,8 @@ pub(crate) async fn run(twin: &impl Twin) {
     twin.flush().await;
     a_dead_node_is_settled(twin).await;
     twin.flush().await;
+    a_node_that_says_it_is_dead_is_settled_at_once(twin).await;
+    twin.flush().await;
     the_same_life_twice_keeps_its_entry(twin).await;
     twin.flush().await;
     what_was_lost_is_written_again(twin).await;
@@ -227,6 +229,23 @@ async fn a_dead_node_is_settled(twin: &impl Twin) {
     assert!(directory.bury(&dead, true).await.unwrap());
     assert!(directory.view().await.unwrap().dead.is_empty());
     assert_eq!(directory.renew(&profile(&dead, NodeState::Ready), Epoch(0)).await, Err(OwnershipError::Buried));
+}
+
+async fn a_node_that_says_it_is_dead_is_settled_at_once(twin: &impl Twin) {
+    let (leaver, device) = (twin.life("gw-a"), Device::new("d"));
+    let directory = twin.ownership();
+    directory.renew(&profile(&leaver, NodeState::Draining), Epoch(0)).await.unwrap();
+    let left_behind = device.claim(twin, &leaver).await.unwrap();
+    let last = directory.renew(&profile(&leaver, NodeState::Dead), Epoch(0)).await.unwrap();
+    assert_eq!((last.lease, last.view.member(&leaver)), (Lease::Held, None));
+    let view = directory.view().await.unwrap();
+    assert_eq!(view.dead.iter().map(|member| &member.profile.life).collect::<Vec<_>>(), [&leaver]);
+    assert_eq!(directory.renew(&profile(&leaver, NodeState::Draining), Epoch(0)).await, Err(OwnershipError::Buried));
+    assert!(directory.bury(&leaver, false).await.unwrap());
+    let page = directory.settle(&leaver, None, 10).await.unwrap();
+    assert_eq!(page.settled.iter().map(|held| held.epoch).collect::<Vec<_>>(), [left_behind.epoch]);
+    assert!(directory.bury(&leaver, true).await.unwrap());
+    assert!(directory.view().await.unwrap().dead.is_empty());
 }
 
 async fn the_same_life_twice_keeps_its_entry(twin: &impl Twin) {

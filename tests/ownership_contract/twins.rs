@@ -8,14 +8,11 @@ use std::time::Duration;
 use tidegate::id::{Boot, DeviceKey, Epoch, NodeName, SessionId};
 use tidegate::ownership::memory::{MemoryOwnership, Snapshot};
 use tidegate::ownership::redis::RedisOwnership;
-use tidegate::ownership::{
-    Claim, Claimed, Fence, Held, Inspection, Last, Lease, Listed, NodeLife, NodeState, Ownership, OwnershipError,
-    OwnershipFuture, Page, Past, Profile, Reasserted, Renewed, Row, SharedOwnership, Stretch, View,
-};
+use tidegate::ownership::{Claim, Claimed, Held, NodeLife, NodeState, OwnershipError, Profile, SharedOwnership};
 use tidegate::store::{Primary, RedisConfig, Store, keys};
 use tidegate::telemetry::metrics::Metrics;
 
-use super::pass_on::pass_on;
+use super::spoilt::{Bug, Spoilt};
 
 /// A directory, and what a test does to it.
 #[allow(async_fn_in_trait, reason = "never used as an object")]
@@ -110,7 +107,7 @@ impl Twin for MemoryTwin {
     fn ownership(&self) -> SharedOwnership {
         match self.bug {
             None => Arc::clone(&self.memory) as SharedOwnership,
-            Some(bug) => Arc::new(Spoilt { inner: Arc::clone(&self.memory), bug }),
+            bug => Arc::new(Spoilt { inner: Arc::clone(&self.memory), bug }),
         }
     }
 
@@ -239,69 +236,5 @@ impl Twin for RedisTwin {
         let queue = keys::device(device, "q");
         let args = [(&queue).into(), "*".into(), "id".into(), "1".into()];
         self.store.command("XADD", &queue, &args).await.unwrap();
-    }
-}
-
-/// What can be done wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// A release compares only the node.
-    ReleaseByNode,
-    /// A release compares nothing.
-    ReleaseUnfenced,
-    /// Claims take no heed of what was given out before.
-    NoFloor,
-    /// A node that was declared dead goes on under its old incarnation.
-    BuriedComesBack,
-}
-
-/// The memory twin with one bug.
-struct Spoilt {
-    inner: Arc<MemoryOwnership>,
-    bug: Bug,
-}
-
-impl Ownership for Spoilt {
-    pass_on!(inner: view row past list reassert inspect primary_of bury settle);
-
-    fn renew<'a>(&'a self, me: &'a Profile, highest: Epoch) -> OwnershipFuture<'a, Renewed> {
-        Box::pin(async move {
-            match self.inner.renew(me, highest).await {
-                Err(OwnershipError::Buried) if self.bug == Bug::BuriedComesBack => {
-                    let mut view = self.inner.view().await?;
-                    view.live.extend(view.dead.iter().filter(|m| m.profile.life == me.life).cloned());
-                    Ok(Renewed { view, lease: Lease::Held })
-                }
-                Ok(renewed) if self.bug == Bug::BuriedComesBack => Ok(Renewed { lease: Lease::Held, ..renewed }),
-                other => other,
-            }
-        })
-    }
-
-    fn claim<'a>(&'a self, claim: &'a Claim<'a>) -> OwnershipFuture<'a, Claimed> {
-        Box::pin(async move {
-            let floor = if self.bug == Bug::NoFloor { Epoch(0) } else { claim.floor };
-            self.inner.claim(&Claim { floor, ..claim.clone() }).await
-        })
-    }
-
-    fn release<'a>(
-        &'a self,
-        life: &'a NodeLife,
-        device: &'a DeviceKey,
-        fence: Fence,
-        last: Option<&'a Last>,
-    ) -> OwnershipFuture<'a, bool> {
-        Box::pin(async move {
-            let row = self.inner.row(device).await?;
-            let broken = row.filter(|row| match self.bug {
-                Bug::ReleaseByNode => row.owner.node == life.node,
-                bug => bug == Bug::ReleaseUnfenced,
-            });
-            match broken {
-                Some(row) => self.inner.release(&row.owner, device, Fence::Epoch(row.epoch), last).await,
-                None => self.inner.release(life, device, fence, last).await,
-            }
-        })
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn life(node: &str) -> NodeLife {
 
 pub(crate) fn ending(name: &str, detail_bytes: usize) -> Ending {
     let command = CommandId::of(&device(name), "app", "key");
-    Ending { device: device(name), command, version: 4, state: "succeeded".into(), detail: vec![b' '; detail_bytes] }
+    Ending { device: device(name), command, version: 4, detail: vec![b' '; detail_bytes] }
 }
 
 /// A node that holds devices and writes down what it is asked.

@@ -1,12 +1,9 @@
-"""The parts of `tests/watch/run`, each of which says what is wrong and goes on to the next."""
+"""The parts of `tests/watch/run`."""
 
-import argparse
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 import yaml
 
@@ -16,6 +13,7 @@ import expected
 import grafana
 import node
 import pages
+import parts
 import promql
 import rules
 import source
@@ -163,27 +161,4 @@ PARTS = {
     "node": lambda binary: node.check(binary),
 }
 
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", default=os.environ.get("TIDEGATE_BIN"))
-    parser.add_argument("parts", nargs="*", metavar="PART")
-    args = parser.parse_args()
-    unknown = [part for part in args.parts if part not in PARTS]
-    if unknown:
-        sys.exit(f"no part called {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    failed = False
-    for part in args.parts or PARTS:
-        if part == "node" and not args.bin:
-            print("left out node: it needs --bin TIDEGATE")
-            continue
-        begun = time.monotonic()
-        mistakes, what = PARTS[part](args.bin)
-        print(f"{'FAILED ' if mistakes else 'ok     '} {part}: {what} ({time.monotonic() - begun:.1f} s)")
-        for mistake in mistakes:
-            print("  " + mistake.replace("\n", "\n    "))
-        failed = failed or bool(mistakes)
-    sys.exit(1 if failed else 0)
-
-
-main()
+parts.main(PARTS, {"node": ["--bin"]})

@@ -4,8 +4,8 @@
     python level0.py                        # beside `make run`, which needs no token on this machine
     python level0.py ws://host:8080 10      # another gateway; stop after 10 messages
 
-At level 0 nothing is numbered, so nothing is acked: what was on its way as a connection broke may be lost. level2.py
-loses nothing.
+At level 0 nothing is numbered, so nothing is acked: what was on its way as a connection broke may be lost.
+../device.py loses nothing.
 """
 
 import json

@@ -122,15 +122,12 @@ fn code_of(error: &RunError) -> u8 {
 /// Judges, shows, writes down; the exit code.
 fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Threshold]) -> u8 {
     let outcome = &mut finished.outcome;
-    match &finished.trouble {
-        Some(Trouble::Unwelcome(text)) => {
-            outcome.warnings.push(format!("the run ended early: the gateway takes none of the tokens: {text}"))
-        }
-        Some(Trouble::Untrusted(text) | Trouble::Gone(text)) => {
-            outcome.warnings.push(format!("the run ended early: {text}"))
-        }
-        None => {}
-    }
+    let early = finished.trouble.as_ref().map(|trouble| match trouble {
+        Trouble::Unwelcome(text) => format!("the run ended early: the gateway takes none of the tokens: {text}"),
+        Trouble::Untrusted(text) | Trouble::Gone(text) => format!("the run ended early: {text}"),
+    });
+    outcome.warnings.extend(early.clone());
+    outcome.incomplete.extend(early);
     outcome.thresholds = threshold::judge(thresholds, outcome);
     view.finish(outcome);
     if let Some(out) = &load.out
@@ -151,7 +148,7 @@ fn end(load: &LoadFlags, view: View, mut finished: Finished, thresholds: &[Thres
         }
         (Some(Trouble::Gone(text)), _) => complain(&format!("the target is gone: {text}"), UNREACHABLE),
         (None, Some(why)) => complain(&format!("the ledger could not be checked: {why}"), UNREACHABLE),
-        (None, None) if finished.incomplete => complain("the run is incomplete: see the warnings", FAILED),
+        (None, None) if !outcome.incomplete.is_empty() => complain("the run is incomplete", FAILED),
         (None, None) if Judgement::of(outcome).passed => PASSED,
         (None, None) => BREACH,
     }

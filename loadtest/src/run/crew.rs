@@ -230,9 +230,9 @@ impl Crew {
         })
     }
 
-    /// Whether one of them did not come to its end.
-    pub(super) fn lost(&self) -> bool {
-        self.members.iter().any(|member| lock(&member.known).lost.is_some())
+    /// Of each that did not come to its end, why.
+    pub(super) fn lost(&self) -> Vec<String> {
+        self.members.iter().filter_map(|member| lock(&member.known).lost.clone()).collect()
     }
 
     pub(super) fn count(&self) -> u64 {

@@ -100,7 +100,7 @@ fn caller(
     thread: usize,
 ) -> Option<Arc<Caller>> {
     let profile = plan.profile.commands.clone()?;
-    let http = HttpClient::new(api.target.clone(), source, &api.token);
+    let http = HttpClient::new(api.target.clone(), source, &api.token, Arc::clone(&plan.turns.callers));
     let run = format!("{}-{thread}", plan.run);
     let (ledger, identities) = (Arc::clone(&plan.ledger), plan.identities.clone());
     Some(Caller::new(http, tally.clone(), ledger, Arc::new(profile), identities, run))

@@ -20,9 +20,6 @@ use crate::device::connect;
 
 /// Connections that are kept for later.
 const KEPT: usize = 256;
-/// Connections that are being opened at once: with more of them none would be open in time where the target or this
-/// machine is slow, and the requests that come meanwhile would make it ever worse.
-const OPENING: usize = 16;
 /// Largest answer read.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -38,18 +35,13 @@ pub(super) struct HttpClient {
     source: Option<IpAddr>,
     token: Mutex<Arc<str>>,
     kept: Mutex<Vec<SendRequest<Full<Bytes>>>>,
-    opening: Semaphore,
+    /// Whose turn it is to connect.
+    turns: Arc<Semaphore>,
 }
 
 impl HttpClient {
-    pub(super) fn new(target: Target, source: Option<IpAddr>, token: &str) -> Self {
-        Self {
-            target,
-            source,
-            token: Mutex::new(token.into()),
-            kept: Mutex::default(),
-            opening: Semaphore::new(OPENING),
-        }
+    pub(super) fn new(target: Target, source: Option<IpAddr>, token: &str, turns: Arc<Semaphore>) -> Self {
+        Self { target, source, token: Mutex::new(token.into()), kept: Mutex::default(), turns }
     }
 
     /// Uses another token from now on.
@@ -79,7 +71,7 @@ impl HttpClient {
         let mut sender = match self.kept() {
             Some(sender) => sender,
             None => {
-                let _turn = self.opening.acquire().await.map_err(|error| error.to_string())?;
+                let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
                 // One may have become free meanwhile.
                 match self.kept() {
                     Some(sender) => sender,

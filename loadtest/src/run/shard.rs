@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::caller::{Call, Caller};
 use super::identity::Identities;
@@ -17,6 +17,7 @@ use super::slot::{self, Place, Slot};
 use super::tally::SharedTally;
 use super::target::Target;
 use super::timeline::Timeline;
+use super::turns::Turns;
 use super::watch::Watch;
 use crate::device::{self, Handle, How, Kind, NotTaken, Then};
 use crate::figures::{Count, Timing};
@@ -50,8 +51,7 @@ pub(super) struct Plan {
     /// Where devices connect from, in turn; any address where there is none.
     pub(super) sources: Vec<IpAddr>,
     pub(super) identities: Identities,
-    /// How many devices of the process may be connecting at once.
-    pub(super) turns: Arc<Semaphore>,
+    pub(super) turns: Turns,
     pub(super) ledger: Arc<Ledger>,
     /// Whether what devices send is written into the ledger.
     pub(super) noted: bool,
@@ -206,7 +206,7 @@ impl Shard {
         };
         options.address = Some(target.address);
         options.tls.clone_from(&target.tls);
-        options.turns = Some(Arc::clone(&plan.turns));
+        options.turns = Some(Arc::clone(&plan.turns.devices));
         options.token = plan.identities.tokens(slot.number);
         if !plan.sources.is_empty() {
             // Not in step with the targets, or each source would know one target only.

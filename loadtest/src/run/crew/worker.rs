@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 use super::Job;
@@ -19,7 +19,8 @@ use crate::run::identity::{Credentials, Identities};
 use crate::run::shard::{Order, Plan};
 use crate::run::target::{self, Target};
 use crate::run::timeline::Timeline;
-use crate::run::{CONNECTING, RunError, SEED};
+use crate::run::turns::Turns;
+use crate::run::{BROKE, RunError, SEED};
 use crate::telemetry::unix_ms;
 
 /// How long a coordinator that is not there yet is tried for.
@@ -110,7 +111,7 @@ fn prepare(settings: &WorkerSettings, job: &Job) -> Result<(Plan, Option<Api>), 
         targets,
         sources: job.sources.clone(),
         identities,
-        turns: Arc::new(Semaphore::new(CONNECTING)),
+        turns: Turns::default(),
         ledger: Arc::new(Ledger::new()),
         noted: job.noted,
         run: job.run.clone(),
@@ -155,7 +156,7 @@ async fn drive(
         wire::write(&mut write, &Frame::Ledger(ledger.to_bytes())).await?;
     }
     if fleet.broke() {
-        wire::write(&mut write, &Frame::Failed("one of its threads broke".to_owned())).await?;
+        wire::write(&mut write, &Frame::Failed(BROKE.to_owned())).await?;
         return Err(io::Error::other("a thread broke"));
     }
     wire::write(&mut write, &Frame::Done).await?;
