@@ -12,9 +12,11 @@ const url = process.argv[2] || 'ws://localhost:8080';
 const count = Number(process.argv[3] || 0); // 0: for ever
 const everyMs = Number(process.argv[4] || 2) * 1000;
 let sent = 0;
+let failures = 0;
 
 function connect() {
   const ws = new WebSocket(url);
+  const begun = Date.now();
   let timer;
 
   function sendReading() {
@@ -38,7 +40,11 @@ function connect() {
   ws.on('close', (code) => {
     clearInterval(timer);
     console.log('closed', code);
-    if (count === 0 || sent < count) setTimeout(connect, 1000);
+    if (count !== 0 && sent >= count) return;
+    // Never after a fixed time: all devices of a gateway that restarts would return together.
+    if (Date.now() - begun > 60_000) failures = 0;
+    setTimeout(connect, Math.random() * Math.min(60_000, 1_000 * 2 ** failures));
+    failures += 1;
   });
 }
 

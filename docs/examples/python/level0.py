@@ -9,6 +9,7 @@ At level 0 nothing is numbered, so nothing is acked: what was on its way as a co
 """
 
 import json
+import random
 import sys
 import threading
 import time
@@ -57,8 +58,13 @@ def send_readings(ws):
         pass  # on_close follows, and the loop below connects again
 
 
+failures = 0
 while COUNT == 0 or sent < COUNT:
+    begun = time.monotonic()
     app = websocket.WebSocketApp(URL, on_open=on_open, on_message=on_message, on_error=on_error, on_close=on_close)
     app.run_forever()
     if COUNT == 0 or sent < COUNT:
-        time.sleep(1)
+        # Never after a fixed time: all devices of a gateway that restarts would return together.
+        failures = 0 if time.monotonic() - begun > 60 else failures
+        time.sleep(random.uniform(0, min(60, 2**failures)))
+        failures += 1
