@@ -17,15 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use fixture::{Controls, Gate, client, client_by, connect, leaf, pair, served, served_with};
-use rustls::crypto::aws_lc_rs;
-use rustls::crypto::aws_lc_rs::cipher_suite::{
-    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS13_AES_128_GCM_SHA256,
-    TLS13_AES_256_GCM_SHA384,
-};
+use fixture::{Controls, Gate, client, connect, leaf, pair, served, served_with};
+use rustls::SupportedProtocolVersion;
 use rustls::server::UnbufferedServerConnection;
 use rustls::version::{TLS12, TLS13};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use tidegate::socket::listener::Stream;
 use tidegate::socket::tls::{Reload, TlsStream, accept};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
@@ -92,23 +87,6 @@ async fn everything_comes_back_however_it_is_cut() {
         written.await.unwrap();
         assert_eq!(echoed.await.unwrap().held_bytes(), 0);
     }
-}
-
-#[tokio::test]
-async fn the_smaller_session_is_chosen_and_who_offers_no_other_gets_the_larger() {
-    let served = served();
-    let suite_of = |offered: &[SupportedCipherSuite], version| {
-        let mut provider = aws_lc_rs::default_provider();
-        provider.cipher_suites = offered.to_vec();
-        let (served, config) = (&served, client_by(provider, &served.authority, &[version], None));
-        async move { pair(served, config, 65_536).await.0.get_ref().1.negotiated_cipher_suite().unwrap() }
-    };
-    let (larger, smaller) = (TLS13_AES_256_GCM_SHA384, TLS13_AES_128_GCM_SHA256);
-    assert_eq!(suite_of(&[larger, smaller], &TLS13).await, smaller);
-    assert_eq!(suite_of(&[larger], &TLS13).await, larger);
-    let (larger, smaller) = (TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
-    assert_eq!(suite_of(&[larger, smaller], &TLS12).await, smaller);
-    assert_eq!(suite_of(&[larger], &TLS12).await, larger);
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
@@ -88,27 +87,16 @@ pub(crate) fn served_with(record_bytes: usize, client_ca: Option<&Authority>) ->
     Served { dir, authority, reloader, metrics }
 }
 
-type Identity = Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>;
-
 /// A client that trusts `authority` and shows `identity`.
 pub(crate) fn client(
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
-    identity: Identity,
-) -> ClientConfig {
-    client_by(rustls::crypto::aws_lc_rs::default_provider(), authority, versions, identity)
-}
-
-/// The same with what this provider has.
-pub(crate) fn client_by(
-    provider: CryptoProvider,
-    authority: &Authority,
-    versions: &[&'static SupportedProtocolVersion],
-    identity: Identity,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.cert.der().clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -100,7 +100,7 @@ impl Contents {
             path: files.cert.clone(),
             why: "its first certificate is none".into(),
         })?;
-        let provider = Arc::new(provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let unusable = |path: &Path, why: String| TlsFilesError::Unusable { path: path.to_owned(), why };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
@@ -126,28 +126,12 @@ impl Contents {
             error => unusable(&files.key, error.to_string()),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.ignore_client_order = true;
         config.max_fragment_size = Some(files.record_bytes);
         // With ECDSA and Ed25519 certificates resuming a session saves no time, so none is remembered and no ticket sent.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Loaded { config: Arc::new(config), not_after })
     }
-}
-
-/// AWS-LC with the suites of SHA-384 last: a session of theirs holds more memory and takes longer to begin, and most clients
-/// that name them first (OpenSSL, rustls, mbedTLS) do so by habit. Who offers nothing else gets them.
-fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| {
-        matches!(
-            suite.suite(),
-            CipherSuite::TLS13_AES_256_GCM_SHA384
-                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-        )
-    });
-    provider
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
