@@ -33,7 +33,13 @@ pub fn program() -> PathBuf {
 /// A port of 127.0.0.1 nobody listens on, below those of outgoing connections.
 pub fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).take(1_000);
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    ports.find(|port| is_ours(*port) && TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+}
+
+/// Whether no other test program chose it before; `tests/run` gives them a folder to say so.
+fn is_ours(port: u16) -> bool {
+    let Some(chosen) = std::env::var_os("TIDEGATE_TEST_PORTS") else { return true };
+    File::create_new(Path::new(&chosen).join(port.to_string())).is_ok()
 }
 
 /// The Kafka of `tests/run`.
